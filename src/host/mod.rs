@@ -1,0 +1,133 @@
+//! Machines reached over SSH: the trait [`Shell`], and who implements it.
+//!
+//! This module runs commands; it never decides which. `moves` never talks to a shell, only `transfer` and `check` do.
+//! Read next: [`command`], then `ssh.rs` (the only place that knows ssh2) and `local.rs` (this machine, for tests and
+//! the storage lab).
+
+pub mod command;
+pub mod local;
+pub mod ssh;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use command::Command;
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It ended by itself with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(String),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with {code}"),
+            Exit::Signal(signal) => write!(f, "was killed by {signal}"),
+        }
+    }
+}
+
+/// What a short command gave back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, at most the last 64 KiB.
+    pub stderr: Vec<u8>,
+}
+
+/// What went wrong on the way to or from a host. Display is a lowercase fragment without its source.
+#[derive(Debug, thiserror::Error)]
+pub enum ShellError {
+    /// The host could not be reached.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// `user@host:port`.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host's key is unknown, or another one than remembered.
+    #[error("{0}")]
+    HostKey(String),
+    /// No key or agent identity was accepted.
+    #[error("login to {address} refused: {reason}")]
+    Login {
+        /// `user@host:port`.
+        address: String,
+        /// What was tried.
+        reason: String,
+    },
+    /// The connection broke while a command ran; whether the command goes on is not known.
+    #[error("connection to {address} lost while running '{command}': {reason}")]
+    Lost {
+        /// `user@host:port`.
+        address: String,
+        /// The command's first words.
+        command: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The command ended with something else than success.
+    #[error("'{command}' on {address} {exit}: {stderr}")]
+    Failed {
+        /// `user@host:port`.
+        address: String,
+        /// The command's first words.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+        /// The last lines of its standard error.
+        stderr: String,
+    },
+    /// Nothing moved for too long.
+    #[error("'{command}' on {address} gave no sign of life for {silence:?}")]
+    Silent {
+        /// `user@host:port`.
+        address: String,
+        /// The command's first words.
+        command: String,
+        /// How long it was silent.
+        silence: Duration,
+    },
+}
+
+/// The live streams of a running command. The caller drains `output` and `errors` and drops `input` for end of file.
+///
+/// Dropping the whole value ends the connection, and with it the command's standard input and output.
+pub struct Stream {
+    /// To the command's standard input; dropping it closes it.
+    pub input: mpsc::Sender<Vec<u8>>,
+    /// From the command's standard output; closed at its end.
+    pub output: mpsc::Receiver<Vec<u8>>,
+    /// From the command's standard error; closed at its end.
+    pub errors: mpsc::Receiver<Vec<u8>>,
+    /// How it ended, after both outputs ended.
+    pub exit: oneshot::Receiver<Result<Exit, ShellError>>,
+}
+
+/// A machine that runs commands.
+#[async_trait]
+pub trait Shell: Send + Sync {
+    /// Returns the address for messages, `user@host` or `user@host:port`.
+    fn address(&self) -> &str;
+
+    /// Runs a short command to its end, with `input` as its standard input.
+    ///
+    /// An exit other than 0 is an `Output`, not an error. Fails with [`ShellError::Silent`] when neither side moved a
+    /// byte for `patience`.
+    async fn run(&self, command: &Command, input: &[u8], patience: Duration) -> Result<Output, ShellError>;
+
+    /// Starts a long-running command on a connection of its own.
+    async fn stream(&self, command: &Command) -> Result<Stream, ShellError>;
+}

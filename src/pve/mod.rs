@@ -1,0 +1,11 @@
+//! The vocabulary of Proxmox VE: ids, guests, property strings, drives, volumes, storages.
+//!
+//! Pure: no clock, no network, no async. It never decides anything; `plan` does. Every part of proxmove speaks these
+//! words, and the glossary (docs/GLOSSARY.rst) explains them. Read next: [`id`], [`guest`], [`property`], [`drive`],
+//! [`inventory`].
+
+pub mod drive;
+pub mod guest;
+pub mod id;
+pub mod inventory;
+pub mod property;
