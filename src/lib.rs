@@ -1,1 +1,19 @@
+//! proxmove moves virtual machines between Proxmox VE clusters over SSH.
+//!
+//! **Observe, decide, act, tell.** `cluster` (the PVE API) and `host` (machines reached over SSH) observe. `plan`
+//! decides and is pure. `moves` and `transfer` act. `report` tells. A move is one loop: observe, derive the state, take
+//! the next step, observe again; resuming is the same loop started later.
+//!
+//! Read in this order: [`units`], [`pve`], [`config`], [`plan`], [`cluster`], [`host`], [`transfer`], [`porter`],
+//! [`moves`], [`report`], [`cli`], and [`sim`] for the simulated clusters of `proxmove demo` and the tests.
+//!
+//! Who may use whom: units <- pve <- config <- plan <- report <- {transfer, moves} <- cli <- main.
 
+pub mod cluster;
+pub mod config;
+pub mod host;
+pub mod plan;
+pub mod pve;
+pub mod report;
+pub mod transfer;
+pub mod units;

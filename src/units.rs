@@ -145,9 +145,15 @@ mod tests {
 
     #[test]
     fn bandwidth_knows_both_units() {
-        assert_eq!(Bandwidth::mbit_per_second(8).as_bytes_per_second(), 1_000_000);
+        assert_eq!(
+            Bandwidth::mbit_per_second(8).as_bytes_per_second(),
+            1_000_000
+        );
         assert_eq!(Bandwidth::kib_per_second(1).as_bytes_per_second(), 1024);
-        assert_eq!(Bandwidth::mbit_per_second(8).time_for(Bytes(2_000_000)), Duration::from_secs(2));
+        assert_eq!(
+            Bandwidth::mbit_per_second(8).time_for(Bytes(2_000_000)),
+            Duration::from_secs(2)
+        );
         assert_eq!(Bytes(10).per(Duration::ZERO), None);
     }
 }

@@ -13,7 +13,9 @@ pub struct Command {
 impl Command {
     /// Starts a command with its program.
     pub fn new(program: impl AsRef<str>) -> Command {
-        Command { line: quote(program.as_ref()) }
+        Command {
+            line: quote(program.as_ref()),
+        }
     }
 
     /// Appends one argument.
@@ -91,7 +93,13 @@ mod tests {
 
     #[test]
     fn words_are_quoted_once() {
-        let line = Command::new("printf").arg("%s").arg("it's").arg("").arg("a b;rm -rf $x").line().to_owned();
+        let line = Command::new("printf")
+            .arg("%s")
+            .arg("it's")
+            .arg("")
+            .arg("a b;rm -rf $x")
+            .line()
+            .to_owned();
         assert_eq!(line, r"printf %s 'it'\''s' '' 'a b;rm -rf $x'");
     }
 }

@@ -126,7 +126,12 @@ pub trait Shell: Send + Sync {
     ///
     /// An exit other than 0 is an `Output`, not an error. Fails with [`ShellError::Silent`] when neither side moved a
     /// byte for `patience`.
-    async fn run(&self, command: &Command, input: &[u8], patience: Duration) -> Result<Output, ShellError>;
+    async fn run(
+        &self,
+        command: &Command,
+        input: &[u8],
+        patience: Duration,
+    ) -> Result<Output, ShellError>;
 
     /// Starts a long-running command on a connection of its own.
     async fn stream(&self, command: &Command) -> Result<Stream, ShellError>;

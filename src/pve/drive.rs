@@ -50,7 +50,10 @@ pub struct DriveKey {
 
 impl fmt::Display for DriveKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Bus::ALL.iter().find(|(bus, ..)| *bus == self.bus).map_or("", |(_, name, _)| name);
+        let name = Bus::ALL
+            .iter()
+            .find(|(bus, ..)| *bus == self.bus)
+            .map_or("", |(_, name, _)| name);
         f.pad(&format!("{name}{}", self.index))
     }
 }
@@ -65,10 +68,17 @@ impl FromStr for DriveKey {
             .iter()
             .find(|(_, bus_name, _)| *bus_name == name)
             .and_then(|(bus, _, count)| {
-                let index = digits.parse().ok().filter(|index| canonical && index < count)?;
+                let index = digits
+                    .parse()
+                    .ok()
+                    .filter(|index| canonical && index < count)?;
                 Some(DriveKey { bus: *bus, index })
             })
-            .ok_or_else(|| InvalidId { kind: "drive", text: text.to_owned(), hint: Some("such as scsi0 or virtio1") })
+            .ok_or_else(|| InvalidId {
+                kind: "drive",
+                text: text.to_owned(),
+                hint: Some("such as scsi0 or virtio1"),
+            })
     }
 }
 
@@ -106,7 +116,11 @@ impl Drive {
             .parts
             .iter()
             .position(|(key, _)| matches!(key.as_deref(), None | Some("file" | "volume")))
-            .ok_or_else(|| InvalidId { kind: "drive value", text: text.to_owned(), hint: Some("STORAGE:VOLUME,...") })?;
+            .ok_or_else(|| InvalidId {
+                kind: "drive value",
+                text: text.to_owned(),
+                hint: Some("STORAGE:VOLUME,..."),
+            })?;
         let (_, value) = properties.parts.remove(place);
         let source = match value.as_str() {
             "none" => DriveSource::Nothing,
@@ -114,7 +128,11 @@ impl Drive {
             path if path.starts_with('/') => DriveSource::Path(path.to_owned()),
             volid => DriveSource::Volume(volid.parse()?),
         };
-        Ok(Drive { key, source, properties })
+        Ok(Drive {
+            key,
+            source,
+            properties,
+        })
     }
 
     /// Returns the volume, when there is one.
@@ -128,7 +146,10 @@ impl Drive {
     /// Says whether this is a CD-ROM drive (cloud-init drives are CD-ROMs as well).
     pub fn is_cdrom(&self) -> bool {
         self.properties.value("media") == Some("cdrom")
-            || matches!(self.source, DriveSource::Nothing | DriveSource::PhysicalCdrom)
+            || matches!(
+                self.source,
+                DriveSource::Nothing | DriveSource::PhysicalCdrom
+            )
     }
 
     /// Says whether this is a cloud-init drive, which is created anew on the target rather than copied.
@@ -136,7 +157,11 @@ impl Drive {
         self.is_cdrom()
             && self.volume().is_some_and(|volid| {
                 let file = volid.volname.rsplit('/').next().unwrap_or_default();
-                file == "cloudinit" || file.split('.').next().is_some_and(|stem| stem.ends_with("-cloudinit"))
+                file == "cloudinit"
+                    || file
+                        .split('.')
+                        .next()
+                        .is_some_and(|stem| stem.ends_with("-cloudinit"))
             })
     }
 }

@@ -87,7 +87,9 @@ impl GuestConfig {
     pub fn drives(&self) -> (Vec<Drive>, Vec<(DriveKey, InvalidId)>) {
         let (mut drives, mut wrong) = (Vec::new(), Vec::new());
         for (key, value) in &self.0 {
-            let Ok(key) = key.parse::<DriveKey>() else { continue };
+            let Ok(key) = key.parse::<DriveKey>() else {
+                continue;
+            };
             match Drive::parse(key, value) {
                 Ok(drive) => drives.push(drive),
                 Err(error) => wrong.push((key, error)),

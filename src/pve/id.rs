@@ -19,7 +19,11 @@ pub struct InvalidId {
 
 impl InvalidId {
     fn new(kind: &'static str, text: &str, hint: &'static str) -> InvalidId {
-        InvalidId { kind, text: text.to_owned(), hint: Some(hint) }
+        InvalidId {
+            kind,
+            text: text.to_owned(),
+            hint: Some(hint),
+        }
     }
 }
 
@@ -32,7 +36,11 @@ impl Vmid {
     pub fn new(number: u32) -> Result<Vmid, InvalidId> {
         match number {
             100..=999_999_999 => Ok(Vmid(number)),
-            _ => Err(InvalidId::new("VMID", &number.to_string(), "100 to 999999999")),
+            _ => Err(InvalidId::new(
+                "VMID",
+                &number.to_string(),
+                "100 to 999999999",
+            )),
         }
     }
 
@@ -51,7 +59,9 @@ impl fmt::Display for Vmid {
 impl FromStr for Vmid {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Vmid, InvalidId> {
-        let number = text.parse().map_err(|_| InvalidId::new("VMID", text, "100 to 999999999"))?;
+        let number = text
+            .parse()
+            .map_err(|_| InvalidId::new("VMID", text, "100 to 999999999"))?;
         Vmid::new(number)
     }
 }
@@ -92,7 +102,9 @@ macro_rules! name_id {
 
 fn is_word(text: &str, also: &[char]) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(&c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || also.contains(&c))
 }
 
 name_id!(
@@ -135,6 +147,9 @@ impl FromStr for Volid {
         if volname.is_empty() {
             return Err(wrong());
         }
-        Ok(Volid { storage: storage.parse().map_err(|_| wrong())?, volname: volname.to_owned() })
+        Ok(Volid {
+            storage: storage.parse().map_err(|_| wrong())?,
+            volname: volname.to_owned(),
+        })
     }
 }

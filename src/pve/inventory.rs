@@ -27,7 +27,11 @@ impl fmt::Display for Release {
 impl FromStr for Release {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Release, InvalidId> {
-        let wrong = || InvalidId { kind: "release", text: text.to_owned(), hint: Some("such as 8.4") };
+        let wrong = || InvalidId {
+            kind: "release",
+            text: text.to_owned(),
+            hint: Some("such as 8.4"),
+        };
         let mut numbers = text.split(['.', '-', '~']).map(str::parse);
         let major = numbers.next().and_then(Result::ok).ok_or_else(wrong)?;
         let minor = numbers.next().and_then(Result::ok).unwrap_or(0);
@@ -104,7 +108,9 @@ impl Permissions {
         let mut at = path;
         loop {
             if let Some(privileges) = self.0.get(at) {
-                return privileges.get(privilege).is_some_and(|propagates| at == path || *propagates);
+                return privileges
+                    .get(privilege)
+                    .is_some_and(|propagates| at == path || *propagates);
             }
             if at == "/" {
                 return false;
@@ -139,6 +145,10 @@ impl ConfigSchema {
     /// Returns the entry for a real key such as `net0`: `None` when the cluster does not know the key.
     pub fn entry(&self, key: &str) -> Option<&Option<BTreeSet<String>>> {
         let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        self.0.get(key).or_else(|| (stem.len() < key.len()).then(|| self.0.get(&format!("{stem}[n]"))).flatten())
+        self.0.get(key).or_else(|| {
+            (stem.len() < key.len())
+                .then(|| self.0.get(&format!("{stem}[n]")))
+                .flatten()
+        })
     }
 }

@@ -27,18 +27,28 @@ impl PropertyString {
 
     /// Returns the value of `key`.
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.parts.iter().find(|(k, _)| k.as_deref() == Some(key)).map(|(_, value)| value.as_str())
+        self.parts
+            .iter()
+            .find(|(k, _)| k.as_deref() == Some(key))
+            .map(|(_, value)| value.as_str())
     }
 
     /// Returns the first bare value.
     pub fn bare(&self) -> Option<&str> {
-        self.parts.iter().find(|(key, _)| key.is_none()).map(|(_, value)| value.as_str())
+        self.parts
+            .iter()
+            .find(|(key, _)| key.is_none())
+            .map(|(_, value)| value.as_str())
     }
 
     /// Sets `key`, keeping its place when it is there already.
     pub fn set(&mut self, key: &str, value: impl Into<String>) {
         let value = value.into();
-        match self.parts.iter_mut().find(|(k, _)| k.as_deref() == Some(key)) {
+        match self
+            .parts
+            .iter_mut()
+            .find(|(k, _)| k.as_deref() == Some(key))
+        {
             Some(part) => part.1 = value,
             None => self.parts.push((Some(key.to_owned()), value)),
         }

@@ -1,0 +1,233 @@
+//! A Proxmox VE cluster: the trait [`Api`] in domain words, and its errors.
+//!
+//! Observes and acts; never decides. Every method says whether a repeat is harmless. State is read where it is
+//! immediate (node lists, status/current, config), never from a listing that lags. Read next: `http.rs` (the only place
+//! that knows reqwest), `wire.rs` (the shapes on the wire), `task.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
+use crate::pve::inventory::{
+    ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
+};
+
+/// What went wrong between proxmove and a cluster. Display is a lowercase fragment without its source.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The API could not be reached, or the connection broke.
+    #[error("cannot reach the API of {cluster} at {address}: {reason}")]
+    Unreachable {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// `host:port`.
+        address: String,
+        /// Why.
+        reason: String,
+        /// Whether the request may have been carried out all the same.
+        maybe_done: bool,
+    },
+    /// The server's certificate is not trusted.
+    #[error("certificate of {address} is not trusted: {reason}")]
+    Certificate {
+        /// `host:port`.
+        address: String,
+        /// Why, with the fingerprint that was seen.
+        reason: String,
+    },
+    /// Login refused.
+    #[error("{cluster} refused the login of {user}: {reason}")]
+    Login {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// User or token id, never the secret.
+        user: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// A right is missing.
+    #[error("{cluster} refused '{request}': {reason}")]
+    Forbidden {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// Method and path.
+        request: String,
+        /// The server's words: privilege and path.
+        reason: String,
+    },
+    /// Parameters were refused.
+    #[error("{cluster} refused '{request}': {}", errors.iter().map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join("; "))]
+    Parameters {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// Method and path.
+        request: String,
+        /// Parameter to the server's words.
+        errors: BTreeMap<String, String>,
+    },
+    /// Any other refusal of the server.
+    #[error("{cluster} answered '{request}' with {status}: {reason}")]
+    Refused {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// Method and path.
+        request: String,
+        /// HTTP status.
+        status: u16,
+        /// The server's words.
+        reason: String,
+    },
+    /// The answer was not understood.
+    #[error("{cluster} answered '{request}' with something unexpected: {reason}")]
+    Unexpected {
+        /// The cluster.
+        cluster: ClusterAlias,
+        /// Method and path.
+        request: String,
+        /// What was odd.
+        reason: String,
+    },
+    /// A task ended badly.
+    #[error("task {kind} of {guest} on {node} failed: {exit_status}")]
+    Task {
+        /// `qmcreate`, `qmshutdown` ...
+        kind: String,
+        /// VMID or empty.
+        guest: String,
+        /// The node it ran on.
+        node: String,
+        /// Its exit status.
+        exit_status: String,
+        /// The last lines of its log.
+        log: Vec<String>,
+    },
+    /// A task gave no sign of progress for too long; it may still be running.
+    #[error("task {upid} gave no sign of progress for {silence:?}")]
+    Stalled {
+        /// The task.
+        upid: String,
+        /// How long.
+        silence: Duration,
+    },
+}
+
+impl ApiError {
+    /// Returns the server's own words, for matching known refusals.
+    pub fn reason(&self) -> &str {
+        match self {
+            ApiError::Unreachable { reason, .. }
+            | ApiError::Certificate { reason, .. }
+            | ApiError::Login { reason, .. }
+            | ApiError::Forbidden { reason, .. }
+            | ApiError::Refused { reason, .. }
+            | ApiError::Unexpected { reason, .. } => reason,
+            ApiError::Parameters { errors, .. } => {
+                errors.values().next().map_or("", String::as_str)
+            }
+            ApiError::Task { exit_status, .. } => exit_status,
+            ApiError::Stalled { .. } => "",
+        }
+    }
+}
+
+/// Changes to a guest's configuration, made in one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigChange {
+    /// Keys to set.
+    pub set: BTreeMap<String, String>,
+    /// Keys to remove.
+    pub delete: Vec<String>,
+    /// The digest the change is based on; the server refuses when the configuration changed since.
+    pub digest: Option<String>,
+}
+
+/// A cluster's API in domain words.
+#[async_trait]
+pub trait Api: Send + Sync {
+    /// Returns the alias.
+    fn alias(&self) -> &ClusterAlias;
+
+    /// Logs in if necessary and returns the answering node's release.
+    async fn release(&self) -> Result<Release, ApiError>;
+
+    /// Returns the server's clock minus this machine's, from the `Date` header of the newest answer.
+    async fn clock_skew_seconds(&self) -> Result<i64, ApiError>;
+
+    /// Lists the members. A stand-alone node is a cluster of one.
+    async fn nodes(&self) -> Result<Vec<Node>, ApiError>;
+
+    /// Lists all guests in one call. The list lags by up to ten seconds; offline nodes' guests are in it.
+    async fn guests(&self) -> Result<Vec<GuestSummary>, ApiError>;
+
+    /// Lists the guests of one online node in one call; immediate. Pools and HA states are not in it.
+    async fn guests_on(&self, node: &NodeName) -> Result<Vec<GuestSummary>, ApiError>;
+
+    /// Reads everything about one VM: configuration, pending changes, snapshots, status. Immediate.
+    async fn guest(&self, place: &GuestRef) -> Result<GuestDetail, ApiError>;
+
+    /// Lists the storages of a node with their space and settings.
+    async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError>;
+
+    /// Describes one volume, with its path on the node.
+    async fn volume(&self, node: &NodeName, volid: &Volid) -> Result<Volume, ApiError>;
+
+    /// Lists the images on a storage, of one guest or of all.
+    async fn volumes(
+        &self,
+        node: &NodeName,
+        storage: &StorageId,
+        owner: Option<Vmid>,
+    ) -> Result<Vec<Volume>, ApiError>;
+
+    /// Lists the bridges and virtual networks of a node that a guest may be connected to.
+    async fn bridges(&self, node: &NodeName) -> Result<Vec<String>, ApiError>;
+
+    /// Lists the machine types of a node's QEMU (`pc-i440fx-9.2+pve1`); empty where the release cannot say.
+    async fn machines(&self, node: &NodeName) -> Result<Vec<String>, ApiError>;
+
+    /// Returns the rights of the logged-in user or token.
+    async fn permissions(&self) -> Result<Permissions, ApiError>;
+
+    /// Returns the user or token the client is logged in as.
+    async fn user(&self) -> Result<String, ApiError>;
+
+    /// Lists the replication jobs of the cluster.
+    async fn replication_jobs(&self) -> Result<Vec<ReplicationJob>, ApiError>;
+
+    /// Lists the pools the user may see.
+    async fn pools(&self) -> Result<Vec<PoolId>, ApiError>;
+
+    /// Returns the configuration keys the cluster knows for a VM, from its own published schema; `None` where it is
+    /// not served.
+    async fn config_schema(&self) -> Result<Option<ConfigSchema>, ApiError>;
+
+    /// Returns a free VMID. Nothing is reserved: a create may still lose the race.
+    async fn free_vmid(&self) -> Result<Vmid, ApiError>;
+
+    /// Creates a VM and waits for the task. Not repeatable: a second call is refused by the server.
+    async fn create(
+        &self,
+        place: &GuestRef,
+        config: &BTreeMap<String, String>,
+    ) -> Result<(), ApiError>;
+
+    /// Changes a VM's configuration in one synchronous call. A repeat is harmless.
+    async fn configure(&self, place: &GuestRef, change: &ConfigChange) -> Result<(), ApiError>;
+
+    /// Starts a VM and waits until it runs; a running one is success.
+    async fn start(&self, place: &GuestRef) -> Result<(), ApiError>;
+
+    /// Shuts a VM down and waits until it is stopped, killing it after `patience`; a stopped one is success.
+    async fn shutdown(&self, place: &GuestRef, patience: Duration) -> Result<(), ApiError>;
+
+    /// Deletes a VM that has no volumes of value, never unreferenced ones; a missing one is success.
+    ///
+    /// The caller has checked that the VM carries proxmove's mark.
+    async fn delete(&self, place: &GuestRef) -> Result<(), ApiError>;
+
+    /// Puts a VM into a pool; a member already is success.
+    async fn join_pool(&self, pool: &PoolId, guest: Vmid) -> Result<(), ApiError>;
+}

@@ -1,0 +1,1 @@
+//! This machine as a host: commands run by `sh -c`, for tests and the storage lab.

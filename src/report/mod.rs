@@ -1,0 +1,157 @@
+//! Telling: events, and who reads them.
+//!
+//! Everything that happens is told as an [`Event`]; `terminal` (indicatif), `lines` and `json` read them. Telling
+//! cannot fail and never decides. Only this module and `main` print. Read next: `terminal.rs`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::units::Bytes;
+
+/// What a pass over a drive is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassKind {
+    /// While the guest runs.
+    Precopy,
+    /// After the stop, with verification.
+    Final,
+}
+
+/// One thing that happened. All texts are ready for a person; all sizes are bytes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A guest's move begins.
+    MoveStarted {
+        /// The guest's name.
+        guest: String,
+        /// `apple/565`.
+        source: String,
+        /// `banana/126 on node2`.
+        target: String,
+        /// The rung it starts at, `untouched` for a new move.
+        rung: String,
+    },
+    /// A step of the ladder begins.
+    StepStarted {
+        /// The guest's name.
+        guest: String,
+        /// The step: `place`, `precopy`, `stop-source` ...
+        step: String,
+        /// A sentence for people.
+        text: String,
+    },
+    /// A drive's pass makes progress; told several times a second.
+    Progress {
+        /// The guest's name.
+        guest: String,
+        /// The drive.
+        drive: String,
+        /// What the pass is for.
+        pass: PassKind,
+        /// 1 for the first pre-copy.
+        round: u32,
+        /// Bytes looked at.
+        scanned: u64,
+        /// Bytes to look at.
+        total: u64,
+        /// Content bytes carried.
+        carried: u64,
+        /// Bytes on the wire.
+        wire: u64,
+    },
+    /// A drive's pass ended well.
+    PassDone {
+        /// The guest's name.
+        guest: String,
+        /// The drive.
+        drive: String,
+        /// What the pass was for.
+        pass: PassKind,
+        /// 1 for the first pre-copy.
+        round: u32,
+        /// Content bytes carried.
+        carried: u64,
+        /// Bytes on the wire.
+        wire: u64,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// Something to know that does not stop the move.
+    Notice {
+        /// The guest's name, when it is about one.
+        guest: Option<String>,
+        /// What.
+        text: String,
+    },
+    /// Something worrying that does not stop the move.
+    Warning {
+        /// The guest's name, when it is about one.
+        guest: Option<String>,
+        /// What, and what to do about it.
+        text: String,
+    },
+    /// A guest's move ended well.
+    MoveDone(Summary),
+    /// A guest's move ended badly or was refused.
+    MoveFailed {
+        /// The guest's name.
+        guest: String,
+        /// The error with its causes, one per line.
+        error: Vec<String>,
+        /// How things are now.
+        state: String,
+        /// What to type next.
+        next: String,
+        /// The exit code this failure stands for.
+        exit_code: u8,
+    },
+}
+
+/// The end of a good move.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The guest's name.
+    pub guest: String,
+    /// `apple/565`.
+    pub source: String,
+    /// `banana/126 on node2`.
+    pub target: String,
+    /// From the shutdown request to the start's success; `None` when it was not running or was not started.
+    pub downtime_seconds: Option<f64>,
+    /// From the first step to the last.
+    pub seconds: f64,
+    /// Number of pre-copy rounds.
+    pub rounds: u32,
+    /// Content bytes carried, all passes.
+    pub carried: u64,
+    /// Bytes on the wire, all passes.
+    pub wire: u64,
+    /// Content bytes of the final pass.
+    pub final_carried: u64,
+    /// Each drive and the BLAKE3 digest both sides agreed on.
+    pub verified: Vec<(String, String)>,
+    /// What was left where: the retired source, kept volumes.
+    pub left: Vec<String>,
+}
+
+impl Summary {
+    /// Returns the average rate of all content bytes over the whole time.
+    pub fn rate(&self) -> Option<crate::units::Bandwidth> {
+        Bytes(self.carried).per(Duration::from_secs_f64(self.seconds.max(0.0)))
+    }
+}
+
+/// Reads events. Cannot fail.
+pub trait Reporter: Send + Sync {
+    /// Takes note of one event.
+    fn tell(&self, event: &Event);
+}
+
+/// The person in front of the terminal.
+pub trait Operator: Send + Sync {
+    /// Asks a yes/no question; `None` when nobody can answer (no terminal).
+    fn confirm(&self, question: &str) -> Option<bool>;
+}

@@ -1,0 +1,207 @@
+//! Acting on one volume: the trait [`Engine`], and what a pass is.
+//!
+//! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
+//! Read next: `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::config::SshAddress;
+use crate::host::{Shell, ShellError};
+use crate::pve::drive::DriveKey;
+use crate::units::{Bandwidth, Bytes};
+
+/// The disk formats proxmove reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    /// The guest's bytes as they are, in a file or on a block device.
+    Raw,
+    /// QEMU's own format, version 2 or 3.
+    Qcow2,
+}
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Route {
+    /// The source host connects to the target host.
+    Direct,
+    /// Through the operator's machine.
+    Relay,
+}
+
+/// What runs on the hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tool {
+    /// Proxmove's own executable, uploaded for the move.
+    Porter,
+    /// dd and sha256sum over ssh, where the porter cannot run.
+    Stock,
+}
+
+/// How much is verified after the final pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// What is on the target's disk is read back, past its caches, and compared with the source (default).
+    #[default]
+    Full,
+    /// Every chunk is checked when it arrives; the target's disk is trusted to keep it.
+    Transfer,
+}
+
+/// One end of a pair of volumes.
+#[derive(Clone)]
+pub struct End {
+    /// The machine that has the volume.
+    pub shell: Arc<dyn Shell>,
+    /// How another storage host reaches this machine (`peer=`, else `ssh=`), for the direct route.
+    pub peer: SshAddress,
+    /// The file or device.
+    pub path: String,
+    /// Its format.
+    pub format: Format,
+    /// A directory for proxmove's own files on that machine.
+    pub temp: String,
+}
+
+/// One volume of a guest and the place it goes to.
+#[derive(Clone)]
+pub struct Pair {
+    /// The drive, for messages.
+    pub drive: DriveKey,
+    /// Where the bytes are.
+    pub source: End,
+    /// Where they go. The file does not exist before the first pass.
+    pub target: End,
+    /// The size the guest sees.
+    pub size: Bytes,
+    /// Names this pair of this move in all files of ours: `[a-z0-9-]+`, the same at each run.
+    pub name: String,
+    /// How bytes travel.
+    pub route: Route,
+    /// What runs on the hosts.
+    pub tool: Tool,
+    /// Limit for this pair.
+    pub limit: Option<Bandwidth>,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The guest may be running: copy what differs from what the target has, seal nothing.
+    Precopy,
+    /// The guest is stopped: afterwards the target equals the source, and this was checked; leaves a seal.
+    Final(Verify),
+}
+
+/// What the target holds of one pair, found on the hosts alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeState {
+    /// No target volume.
+    Absent,
+    /// A target volume of ours, with that many bytes known to be in place.
+    Partial {
+        /// Bytes with a known content.
+        in_place: Bytes,
+    },
+    /// A final pass completed, and the source has not been written to since (same size and times as the seal says).
+    Synced {
+        /// BLAKE3 over the content, in hexadecimal.
+        digest: String,
+    },
+    /// A file is at the target's path that is not ours.
+    Foreign,
+}
+
+/// A moment of a running pass, for the eyes only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the source looked at so far.
+    pub scanned: Bytes,
+    /// Bytes to look at.
+    pub total: Bytes,
+    /// Content bytes that differed and were carried.
+    pub carried: Bytes,
+    /// Bytes on the wire.
+    pub wire: Bytes,
+}
+
+/// What a finished pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    /// Totals.
+    pub progress: Progress,
+    /// How long it took.
+    pub duration: Duration,
+    /// BLAKE3 over the content, in hexadecimal; only of a final pass.
+    pub digest: Option<String>,
+}
+
+/// What went wrong with a volume. Display is a lowercase fragment without its source.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// A host did not do what it was asked.
+    #[error("{operation} of {drive} failed")]
+    Host {
+        /// What was being done: "pre-copy", "final delta", "upload of the porter".
+        operation: &'static str,
+        /// The drive.
+        drive: DriveKey,
+        /// Why.
+        #[source]
+        source: ShellError,
+    },
+    /// The half of proxmove on a host reported an error.
+    #[error("{operation} of {drive} failed on {address}: {reason}")]
+    Porter {
+        /// What was being done.
+        operation: &'static str,
+        /// The drive.
+        drive: DriveKey,
+        /// The host.
+        address: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The copy is not equal to the source.
+    #[error("{drive} differs from its source at offset {offset}")]
+    Differs {
+        /// The drive.
+        drive: DriveKey,
+        /// First offset that differs.
+        offset: u64,
+    },
+    /// Something that is not ours is in the way.
+    #[error("{path} on {address} exists and is not proxmove's")]
+    Foreign {
+        /// The host.
+        address: String,
+        /// The file.
+        path: String,
+    },
+}
+
+/// A way of copying volumes.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Prepares both hosts (uploads the porter once per host, verified by hash). A repeat is harmless.
+    async fn prepare(&self, pairs: &[Pair]) -> Result<(), TransferError>;
+
+    /// Finds out what the target holds; changes nothing.
+    async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError>;
+
+    /// Runs one pass. Interrupted anywhere, the next pass continues with what is in place.
+    async fn carry(
+        &self,
+        pair: &Pair,
+        pass: Pass,
+        tell: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PassReport, TransferError>;
+
+    /// Removes our own files of this pair from both hosts, never a volume. A repeat is harmless.
+    async fn tidy(&self, pair: &Pair) -> Result<(), TransferError>;
+
+    /// Removes the target volume, if it is ours, and then our files. A repeat is harmless.
+    async fn discard(&self, pair: &Pair) -> Result<(), TransferError>;
+}
