@@ -4,6 +4,8 @@
 //! them, `translate` makes the target's configuration, `route` chooses engines and routes, `state` and `step` are the
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
+pub mod mark;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
