@@ -1,12 +1,12 @@
-//! The mark: what a placeholder's notes say about the move it belongs to.
+//! The mark: what a placeholder's notes say about the move it belongs to, and the names a guest has on the way.
 //!
-//! Pure. It is the only memory of a move: everything else is observed. A person can read it, and every proxmove on any
-//! machine continues from it. Read next: `state.rs`.
+//! Pure. The mark is the only memory of a move: everything else is observed. A person can read it, and every proxmove on
+//! any machine continues from it. Read next: `state.rs`.
 
 use std::collections::BTreeMap;
 
 use crate::pve::drive::DriveKey;
-use crate::pve::guest::GuestRef;
+use crate::pve::guest::{GuestKind, GuestRef};
 use crate::pve::id::{ClusterAlias, Volid};
 
 /// The name suffix of a placeholder on the target.
@@ -15,6 +15,10 @@ pub const CREATING: &str = "--CREATING";
 pub const CLONING: &str = "--CLONING";
 /// The name suffix of a retired source.
 pub const MIGRATED: &str = "--MIGRATED";
+
+const FIRST_LINE: &str = "proxmove: this guest is being moved here, please leave it alone";
+const LAST_LINE: &str = "proxmove: end of the move's notes";
+const RETIRED: &str = "proxmove: moved to ";
 
 /// What a placeholder's notes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,4 +39,243 @@ pub struct Mark {
     pub since: String,
     /// Each copied drive's volume on the target.
     pub volumes: BTreeMap<DriveKey, Volid>,
+}
+
+impl Mark {
+    /// Returns the notes of the placeholder.
+    pub fn render(&self) -> String {
+        let yes_no = |value: bool| if value { "yes" } else { "no" };
+        let source = &self.source;
+        let mut lines = vec![
+            FIRST_LINE.to_owned(),
+            format!(
+                "source: {} {} {} {}",
+                self.source_cluster, source.node, source.kind, source.vmid
+            ),
+            format!("name: {}", self.name),
+            format!("running: {}", yes_no(self.running)),
+            format!("onboot: {}", yes_no(self.onboot)),
+            format!("by: {}", self.by),
+            format!("since: {}", self.since),
+        ];
+        lines.extend(
+            self.volumes
+                .iter()
+                .map(|(drive, volid)| format!("volume: {drive} {volid}")),
+        );
+        lines.push(LAST_LINE.to_owned());
+        lines.join("\n")
+    }
+
+    /// Finds the mark in a guest's notes; `None` when there is none, or when it was damaged.
+    ///
+    /// A damaged mark is no mark: what proxmove does not recognise as its own it does not touch.
+    pub fn parse(notes: &str) -> Option<Mark> {
+        let mut lines = notes
+            .lines()
+            .map(str::trim_end)
+            .skip_while(|line| *line != FIRST_LINE)
+            .skip(1);
+        let mut values = BTreeMap::new();
+        let mut volumes = BTreeMap::new();
+        loop {
+            let line = lines.next()?;
+            if line == LAST_LINE {
+                break;
+            }
+            let (key, value) = line.split_once(": ")?;
+            if key == "volume" {
+                let (drive, volid) = value.split_once(' ')?;
+                volumes.insert(drive.parse().ok()?, volid.parse().ok()?);
+            } else {
+                values.insert(key, value);
+            }
+        }
+        let yes_no = |key: &str| match *values.get(key)? {
+            "yes" => Some(true),
+            "no" => Some(false),
+            _ => None,
+        };
+        let mut source = values.get("source")?.split(' ');
+        let source_cluster = source.next()?.parse().ok()?;
+        let node = source.next()?.parse().ok()?;
+        let kind = match source.next()? {
+            "qemu" => GuestKind::Qemu,
+            "lxc" => GuestKind::Lxc,
+            _ => return None,
+        };
+        let vmid = source.next()?.parse().ok()?;
+        Some(Mark {
+            source_cluster,
+            source: GuestRef { node, kind, vmid },
+            name: (*values.get("name")?).to_owned(),
+            running: yes_no("running")?,
+            onboot: yes_no("onboot")?,
+            by: (*values.get("by")?).to_owned(),
+            since: (*values.get("since")?).to_owned(),
+            volumes,
+        })
+    }
+}
+
+/// Adds the note of a retired source to its description, instead of an older one.
+///
+/// Proxmox VE refuses descriptions over 8192 characters; the note is left out rather than any of the guest's own text.
+pub fn with_retired_note(description: &str, target: &str, since: &str) -> String {
+    const LIMIT: usize = 8192;
+    let original = without_retired_note(description);
+    let note = format!(
+        "{RETIRED}{target} on {since}; kept as a way back, do not start it while it runs there"
+    );
+    let noted = if original.is_empty() {
+        note
+    } else {
+        format!("{}\n\n{note}", original.trim_end())
+    };
+    if noted.chars().count() > LIMIT {
+        original
+    } else {
+        noted
+    }
+}
+
+/// Returns a description without the note of a retired source.
+pub fn without_retired_note(description: &str) -> String {
+    if !description.lines().any(|line| line.starts_with(RETIRED)) {
+        return description.to_owned();
+    }
+    let kept: Vec<&str> = description
+        .lines()
+        .filter(|line| !line.starts_with(RETIRED))
+        .collect();
+    kept.join("\n").trim_end().to_owned()
+}
+
+/// The part of a name that says how far a move has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NameMark {
+    /// The guest's own name.
+    Plain,
+    /// `--CREATING`.
+    Creating,
+    /// `--CLONING`.
+    Cloning,
+    /// `--MIGRATED`.
+    Migrated,
+}
+
+impl NameMark {
+    /// Splits a guest's present name into its own name and the mark.
+    pub fn split(name: &str) -> (&str, NameMark) {
+        [
+            (CREATING, NameMark::Creating),
+            (CLONING, NameMark::Cloning),
+            (MIGRATED, NameMark::Migrated),
+        ]
+        .into_iter()
+        .find_map(|(suffix, mark)| Some((name.strip_suffix(suffix)?, mark)))
+        .unwrap_or((name, NameMark::Plain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn mark() -> Mark {
+        Mark {
+            source_cluster: "apple".parse().unwrap(),
+            source: GuestRef {
+                node: "node1".parse().unwrap(),
+                kind: GuestKind::Qemu,
+                vmid: "565".parse().unwrap(),
+            },
+            name: "web1".to_owned(),
+            running: true,
+            onboot: false,
+            by: "ann@laptop".to_owned(),
+            since: "2026-01-02T03:04:05Z".to_owned(),
+            volumes: BTreeMap::from([(
+                "virtio0".parse().unwrap(),
+                "local-ssd:126/vm-126-disk-0.qcow2".parse().unwrap(),
+            )]),
+        }
+    }
+
+    #[test]
+    fn a_mark_survives_the_notes_of_a_guest() {
+        assert_eq!(Mark::parse(&mark().render()), Some(mark()));
+        let surrounded = format!(
+            "a colleague wrote this\n{}  \nand this\n",
+            mark().render().replace('\n', "\r\n")
+        );
+        assert_eq!(Mark::parse(&surrounded), Some(mark()));
+    }
+
+    #[test]
+    fn a_damaged_mark_is_none() {
+        let text = mark().render();
+        for line in 0..text.lines().count() {
+            let damaged: Vec<_> = text
+                .lines()
+                .enumerate()
+                .filter(|(at, _)| *at != line)
+                .map(|(_, text)| text)
+                .collect();
+            let parsed = Mark::parse(&damaged.join("\n"));
+            if text
+                .lines()
+                .nth(line)
+                .is_some_and(|line| line.starts_with("volume:"))
+            {
+                assert_eq!(parsed.map(|mark| mark.volumes.len()), Some(0));
+            } else {
+                assert_eq!(parsed, None, "without line {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_note_of_a_retired_source_comes_and_goes() {
+        let noted = with_retired_note("my notes\n", "banana/126", "2026-01-02");
+        assert!(noted.starts_with("my notes\n\nproxmove: moved to banana/126 on 2026-01-02"));
+        assert_eq!(without_retired_note(&noted), "my notes");
+        assert_eq!(
+            with_retired_note(&noted, "cherry/1", "2027-01-01")
+                .matches("moved to")
+                .count(),
+            1
+        );
+        assert_eq!(without_retired_note("plain\n"), "plain\n");
+        let long = "x".repeat(8192);
+        assert_eq!(with_retired_note(&long, "banana/126", "2026"), long);
+    }
+
+    #[test]
+    fn names_are_split() {
+        assert_eq!(NameMark::split("web1"), ("web1", NameMark::Plain));
+        assert_eq!(
+            NameMark::split("web1--CREATING"),
+            ("web1", NameMark::Creating)
+        );
+        assert_eq!(
+            NameMark::split("web1--CLONING"),
+            ("web1", NameMark::Cloning)
+        );
+        assert_eq!(
+            NameMark::split("web1--MIGRATED"),
+            ("web1", NameMark::Migrated)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_notes_make_it_panic(notes in ".{0,300}", cut in 0usize..400) {
+            let text = format!("{notes}{}", mark().render());
+            let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= cut).last().unwrap_or(0);
+            let _ = Mark::parse(&text[..cut]);
+            let _ = Mark::parse(&notes);
+        }
+    }
 }

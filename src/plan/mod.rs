@@ -5,6 +5,8 @@
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
 pub mod mark;
+pub mod state;
+pub mod step;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
