@@ -4,6 +4,7 @@
 //! them, `translate` makes the target's configuration, `route` chooses engines and routes, `state` and `step` are the
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
+pub mod aftermath;
 pub mod mark;
 pub mod state;
 pub mod step;

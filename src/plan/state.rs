@@ -192,35 +192,6 @@ pub fn derive(facts: &Facts) -> Rung {
     }
 }
 
-/// How a guest was left, as far as its users are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aftermath {
-    /// The source is as it was.
-    SourceAsItWas,
-    /// The source is stopped and the target does not run.
-    SourceDown,
-    /// The target runs; only tidying is left.
-    TargetRuns,
-    /// Nobody can say without looking.
-    Unclear,
-}
-
-/// Says how the guest is left when nothing more happens on this rung. `was_running` is its state before the move.
-pub fn aftermath(rung: &Rung, was_running: bool) -> Aftermath {
-    match rung {
-        Rung::Untouched | Rung::Placed | Rung::Precopied => Aftermath::SourceAsItWas,
-        Rung::Stopped if !was_running => Aftermath::SourceAsItWas,
-        Rung::Stopped
-        | Rung::Marked
-        | Rung::Synced
-        | Rung::Attached
-        | Rung::TargetNamed
-        | Rung::SwitchedOver => Aftermath::SourceDown,
-        Rung::Started | Rung::Done => Aftermath::TargetRuns,
-        Rung::Contradiction(_) => Aftermath::Unclear,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,7 +105,11 @@ pub enum VolumeState {
         /// Bytes with a known content.
         in_place: Bytes,
     },
-    /// A final pass completed, and the source has not been written to since (same size and times as the seal says).
+    /// A final pass completed once; the source was written to since (its size or times are not the seal's).
+    SourceNewer,
+    /// A final pass completed once; the source was not written to since, the target was.
+    TargetNewer,
+    /// A final pass completed, and neither side has been written to since (same size and times as the seal says).
     Synced {
         /// BLAKE3 over the content, in hexadecimal.
         digest: String,

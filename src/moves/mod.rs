@@ -1,0 +1,283 @@
+//! Acting on one guest: observe, derive the rung, take the next step, observe again.
+//!
+//! The loop has no memory that matters: started later, on another machine, it continues. It never talks to a shell
+//! (volumes are the engine's business) and decides nothing itself (`plan` does). Read next: `perform.rs`, the steps;
+//! `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding interrupted moves; `batch.rs`, several guests.
+
+pub mod batch;
+pub mod hosts;
+pub mod interrupt;
+mod observe;
+mod perform;
+mod precopy;
+pub mod resume;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Api, ApiError};
+use crate::plan::mark::Mark;
+use crate::plan::state::{Rung, derive};
+use crate::plan::step::{Round, Step, Wishes, next};
+use crate::plan::{DriveAction, GuestPlan, MoveRequest};
+use crate::report::{Event, Operator, Reporter, Summary};
+use crate::transfer::{Engine, Pair, PassReport, TransferError};
+use interrupt::Interrupt;
+
+/// Everything a move acts through.
+#[derive(Clone)]
+pub struct Mover {
+    /// The source cluster.
+    pub source: Arc<dyn Api>,
+    /// The target cluster.
+    pub target: Arc<dyn Api>,
+    /// Copies volumes.
+    pub engine: Arc<dyn Engine>,
+    /// Is told everything.
+    pub reporter: Arc<dyn Reporter>,
+    /// Answers questions.
+    pub operator: Arc<dyn Operator>,
+    /// Says when the operator wants to stop.
+    pub interrupt: Interrupt,
+}
+
+/// One guest's move: what was planned, and the volumes it is about.
+pub struct GuestMove {
+    /// The plan.
+    pub plan: GuestPlan,
+    /// What the placeholder's notes say, or will say.
+    pub mark: Mark,
+    /// The volumes that are copied.
+    pub pairs: Vec<Pair>,
+}
+
+/// What stopped a move. Display is a lowercase fragment without its source.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// A cluster did not do what it was asked.
+    #[error("{step} of {guest} failed")]
+    Api {
+        /// What was being done.
+        step: String,
+        /// The guest.
+        guest: String,
+        /// Why.
+        #[source]
+        source: ApiError,
+    },
+    /// A volume could not be copied.
+    #[error("{step} of {guest} failed")]
+    Transfer {
+        /// What was being done.
+        step: String,
+        /// The guest.
+        guest: String,
+        /// Why.
+        #[source]
+        source: TransferError,
+    },
+    /// The facts are no rung of the ladder.
+    #[error("{guest}: {facts}")]
+    Contradiction {
+        /// The guest.
+        guest: String,
+        /// What was seen.
+        facts: String,
+    },
+    /// The final delta would take longer than `--max-downtime`.
+    #[error("the final delta of {guest} would take about {}, longer than --max-downtime {}",
+        humantime::format_duration(Duration::from_secs(downtime.as_secs().max(1))), humantime::format_duration(*allowed))]
+    TooSlow {
+        /// The guest.
+        guest: String,
+        /// The estimate.
+        downtime: Duration,
+        /// What is allowed.
+        allowed: Duration,
+    },
+    /// The operator said no.
+    #[error("{guest} was not stopped: the operator said no")]
+    Declined {
+        /// The guest.
+        guest: String,
+    },
+    /// The operator interrupted.
+    #[error("interrupted during {step} of {guest}")]
+    Interrupted {
+        /// The guest.
+        guest: String,
+        /// What was being done.
+        step: String,
+    },
+}
+
+/// A move that stopped: why, and on which rung.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Why.
+    pub error: MoveError,
+    /// Where it was seen last.
+    pub rung: Rung,
+}
+
+/// What one run has done so far; none of it decides anything another run would decide differently.
+#[derive(Default)]
+struct Account {
+    rounds: Vec<Round>,
+    /// Whether pre-copying has settled and the operator agreed to the stop.
+    settled: bool,
+    carried: u64,
+    wire: u64,
+    final_carried: u64,
+    digests: Vec<(String, String)>,
+    stopped_at: Option<Instant>,
+    downtime: Option<Duration>,
+}
+
+impl Account {
+    fn add(&mut self, report: &PassReport) {
+        self.carried += report.progress.carried.0;
+        self.wire += report.progress.wire.0;
+    }
+}
+
+impl Mover {
+    /// Moves one guest, from wherever it is on the ladder to the end.
+    pub async fn run(&self, job: &GuestMove, request: &MoveRequest) -> Result<Summary, Stopped> {
+        let mut rung = Rung::Untouched;
+        let result = self.climb(job, request, &mut rung).await;
+        match result {
+            Ok(summary) => Ok(summary),
+            Err(error) => {
+                // The failed call may have had its effect; what the clusters show now is what counts.
+                if let Ok(facts) = self.observe(job).await {
+                    rung = derive(&facts);
+                }
+                Err(Stopped { error, rung })
+            }
+        }
+    }
+
+    async fn climb(
+        &self,
+        job: &GuestMove,
+        request: &MoveRequest,
+        at: &mut Rung,
+    ) -> Result<Summary, MoveError> {
+        let began = Instant::now();
+        let wishes = Wishes {
+            start: job.mark.running && !request.skip_start && !request.skip_disks,
+        };
+        let mut account = Account::default();
+        let mut first = true;
+        loop {
+            let rung = derive(&self.observe(job).await?);
+            *at = rung.clone();
+            if std::mem::take(&mut first) {
+                self.tell_started(job, &rung);
+                if !matches!(rung, Rung::Done | Rung::Contradiction(_)) {
+                    self.engine
+                        .prepare(&job.pairs)
+                        .await
+                        .map_err(|source| job.transfer("preparing the hosts", source))?;
+                }
+            }
+            let step = match next(&rung, wishes) {
+                Some(Step::StopSource) if !account.settled => Step::Precopy,
+                Some(step) => step,
+                None => match rung {
+                    Rung::Contradiction(facts) => {
+                        let guest = job.plan.name.clone();
+                        return Err(MoveError::Contradiction { guest, facts });
+                    }
+                    _ => break,
+                },
+            };
+            if self.interrupt.is_asked() {
+                return Err(job.interrupted(step));
+            }
+            self.perform(step, job, request, &mut account).await?;
+        }
+        let summary = self.summary(job, account, began);
+        self.reporter.tell(&Event::MoveDone(summary.clone()));
+        Ok(summary)
+    }
+
+    fn tell_started(&self, job: &GuestMove, rung: &Rung) {
+        self.reporter.tell(&Event::MoveStarted {
+            guest: job.plan.name.clone(),
+            source: job.source(),
+            target: job.target(),
+            rung: rung.to_string(),
+        });
+    }
+
+    fn summary(&self, job: &GuestMove, account: Account, began: Instant) -> Summary {
+        let plan = &job.plan;
+        let mut left = vec![format!(
+            "{}{} on {} ({}): stopped, onboot off, all volumes kept",
+            plan.name,
+            crate::plan::mark::MIGRATED,
+            plan.source_cluster,
+            plan.source.vmid
+        )];
+        if plan
+            .drives
+            .iter()
+            .any(|drive| matches!(drive.action, DriveAction::Leave))
+        {
+            left.push("drives that were not copied stay with the source".to_owned());
+        }
+        Summary {
+            guest: plan.name.clone(),
+            source: job.source(),
+            target: job.target(),
+            downtime_seconds: account.downtime.map(|downtime| downtime.as_secs_f64()),
+            seconds: began.elapsed().as_secs_f64(),
+            rounds: u32::try_from(account.rounds.len()).unwrap_or(u32::MAX),
+            carried: account.carried,
+            wire: account.wire,
+            final_carried: account.final_carried,
+            verified: account.digests,
+            left,
+        }
+    }
+}
+
+impl GuestMove {
+    fn source(&self) -> String {
+        format!("{}/{}", self.plan.source_cluster, self.plan.source.vmid)
+    }
+
+    fn target(&self) -> String {
+        let target = &self.plan.target;
+        format!(
+            "{}/{} on {}",
+            self.plan.target_cluster, target.vmid, target.node
+        )
+    }
+
+    fn api(&self, step: impl ToString) -> impl FnOnce(ApiError) -> MoveError {
+        let (step, guest) = (step.to_string(), self.plan.name.clone());
+        move |source| MoveError::Api {
+            step,
+            guest,
+            source,
+        }
+    }
+
+    fn transfer(&self, step: impl ToString, source: TransferError) -> MoveError {
+        MoveError::Transfer {
+            step: step.to_string(),
+            guest: self.plan.name.clone(),
+            source,
+        }
+    }
+
+    fn interrupted(&self, step: Step) -> MoveError {
+        MoveError::Interrupted {
+            guest: self.plan.name.clone(),
+            step: step.to_string(),
+        }
+    }
+}

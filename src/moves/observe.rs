@@ -1,0 +1,116 @@
+//! Observing one guest's move: both guests through the API, the volumes through the engine.
+//!
+//! Changes nothing. Read next: `plan/state.rs`, which derives the rung.
+
+use super::{GuestMove, MoveError, Mover};
+use crate::cluster::{Api, ApiError};
+use crate::plan::mark::{Mark, NameMark};
+use crate::plan::state::{Data, Facts, Seen};
+use crate::plan::{DriveAction, GuestPlan};
+use crate::pve::guest::{GuestDetail, GuestRef, Power};
+use crate::transfer::VolumeState;
+
+impl Mover {
+    /// Looks at both guests and at the volumes.
+    pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
+        let plan = &job.plan;
+        let (source, target) = tokio::join!(
+            seen(self.source.as_ref(), &plan.source),
+            seen(self.target.as_ref(), &plan.target)
+        );
+        let source = source.map_err(job.api("observing the source"))?;
+        let target = target
+            .map_err(job.api("observing the target"))?
+            .filter(|target| is_of(target, job));
+        let attached = target
+            .as_ref()
+            .is_some_and(|target| missing_drives(plan, target).is_empty());
+        let facts = Facts {
+            source: source.as_ref().map(sighting),
+            target: target.as_ref().map(sighting),
+            data: Vec::new(),
+            attached,
+        };
+        // The volumes of a stopped source under its own name are passed again in any case.
+        let matters = facts.target.is_some()
+            && facts
+                .source
+                .as_ref()
+                .is_some_and(|seen| seen.name != NameMark::Plain || seen.power == Power::Running);
+        if !matters {
+            return Ok(facts);
+        }
+        let mut data = Vec::new();
+        for pair in &job.pairs {
+            let state = self
+                .engine
+                .observe(pair)
+                .await
+                .map_err(|source| job.transfer("observing the volumes", source))?;
+            data.push(judge(&state));
+        }
+        Ok(Facts { data, ..facts })
+    }
+}
+
+async fn seen(api: &dyn Api, place: &GuestRef) -> Result<Option<GuestDetail>, ApiError> {
+    match api.guest(place).await {
+        Ok(detail) => Ok(Some(detail)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says whether an error means that the guest does not exist; Proxmox VE has no status for that, only words.
+pub(super) fn is_missing(error: &ApiError) -> bool {
+    matches!(error, ApiError::Refused { .. })
+        && error.reason().contains("Configuration file")
+        && error.reason().contains("does not exist")
+}
+
+fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {
+    Mark::parse(target.description())
+        .is_some_and(|mark| mark.name == job.mark.name && mark.source.vmid == job.mark.source.vmid)
+}
+
+fn sighting(detail: &GuestDetail) -> Seen {
+    Seen {
+        name: NameMark::split(detail.name()).1,
+        power: detail.power,
+    }
+}
+
+/// Returns the drives that the target lacks, with the values they are to have.
+pub(super) fn missing_drives(plan: &GuestPlan, target: &GuestDetail) -> Vec<(String, String)> {
+    let (present, _) = target.config.drives();
+    let mut missing = Vec::new();
+    for drive in &plan.drives {
+        let at_target = present.iter().find(|there| there.key == drive.key);
+        match &drive.action {
+            DriveAction::Copy(volume) => {
+                if at_target.and_then(|there| there.volume()) != Some(&volume.target) {
+                    missing.push((drive.key.to_string(), volume.attach.clone()));
+                }
+            }
+            // A cloud-init drive is created by the call and has another name afterwards.
+            DriveAction::Set { value } => {
+                if at_target.is_none() {
+                    missing.push((drive.key.to_string(), value.clone()));
+                }
+            }
+            DriveAction::Leave => {}
+        }
+    }
+    missing
+}
+
+fn judge(state: &VolumeState) -> Data {
+    match state {
+        VolumeState::Absent => Data::Missing,
+        VolumeState::Partial { .. } => Data::Partial,
+        VolumeState::SourceNewer => Data::SourceNewer,
+        VolumeState::TargetNewer => Data::TargetNewer,
+        VolumeState::Synced { .. } => Data::Equal,
+        VolumeState::Foreign => Data::Unjudged,
+    }
+}

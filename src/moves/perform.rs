@@ -1,0 +1,226 @@
+//! Performing the steps of the ladder, one function each.
+//!
+//! A step's calls may be repeated without harm and are the smallest that leave a rung that can be derived.
+//! Read next: `precopy.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::observe::missing_drives;
+use super::{Account, GuestMove, MoveError, Mover};
+use crate::cluster::ConfigChange;
+use crate::plan::MoveRequest;
+use crate::plan::mark::{CLONING, CREATING, MIGRATED, with_retired_note, without_retired_note};
+use crate::plan::state::{Rung, derive};
+use crate::plan::step::Step;
+use crate::report::{Event, PassKind};
+use crate::transfer::Pass;
+
+/// The keys that make a guest bootable; they name devices, so they follow the drives.
+const WITH_DRIVES: [&str; 2] = ["boot", "bootdisk"];
+
+impl Mover {
+    /// Carries one step out.
+    pub(super) async fn perform(
+        &self,
+        step: Step,
+        job: &GuestMove,
+        request: &MoveRequest,
+        account: &mut Account,
+    ) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
+        let say = |text: String| {
+            self.reporter.tell(&Event::StepStarted {
+                guest: name.clone(),
+                step: step.to_string(),
+                text,
+            });
+        };
+        match step {
+            Step::Place => {
+                say(format!("creating {name}{CREATING} on {}", job.target()));
+                self.place(job).await
+            }
+            Step::Precopy => self.precopy(job, request, account).await,
+            Step::StopSource => {
+                say(format!("shutting {name} down on {source}"));
+                account.stopped_at = Some(Instant::now());
+                self.source
+                    .shutdown(&plan.source, request.stop_timeout)
+                    .await
+                    .map_err(job.api(step))
+            }
+            Step::MarkSource => {
+                say(format!("renaming the source to {name}{CLONING}, onboot off"));
+                let change = change([("name", format!("{name}{CLONING}")), ("onboot", "0".to_owned())]);
+                self.configure_source(job, step, change).await
+            }
+            Step::FinalDelta => {
+                say(format!("copying what changed since and verifying {} volume(s)", job.pairs.len()));
+                self.final_delta(job, request, account).await
+            }
+            Step::Attach => {
+                say(format!("attaching the drives to {name}{CREATING} on {target}"));
+                self.attach(job).await
+            }
+            Step::NameTarget => {
+                say(format!("giving the target its name {name}"));
+                let change = change([("name", name.clone())]);
+                self.configure_target(job, step, change).await
+            }
+            Step::RetireSource => {
+                say(format!("retiring the source as {name}{MIGRATED}"));
+                self.retire(job).await
+            }
+            Step::StartTarget => {
+                say(format!("starting {name} on {target}"));
+                self.start(job, account).await
+            }
+            Step::Tidy => {
+                say("removing the move's notes and temporary files".to_owned());
+                self.tidy(job).await
+            }
+        }
+    }
+
+    async fn place(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        let mut config = plan.create.clone();
+        config.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
+        config.insert("description".to_owned(), job.mark.render());
+        config.insert("onboot".to_owned(), "0".to_owned());
+        self.target
+            .create(&plan.target, &config)
+            .await
+            .map_err(job.api(Step::Place))?;
+        if let Some(pool) = &plan.pool {
+            // Joining later would fail after hours of copying.
+            self.target
+                .join_pool(pool, plan.target.vmid)
+                .await
+                .map_err(job.api("joining the pool"))?;
+        }
+        Ok(())
+    }
+
+    async fn final_delta(
+        &self,
+        job: &GuestMove,
+        request: &MoveRequest,
+        account: &mut Account,
+    ) -> Result<(), MoveError> {
+        // A resumed move starts its clock here: the guest was down already.
+        account.stopped_at.get_or_insert_with(Instant::now);
+        let pass = Pass::Final(request.verify);
+        let reports = self
+            .pass(job, pass, PassKind::Final, 1, request.parallel, Step::FinalDelta)
+            .await?;
+        account.digests.clear();
+        for (drive, report) in &reports {
+            account.add(report);
+            account.final_carried += report.progress.carried.0;
+            if let Some(digest) = &report.digest {
+                account.digests.push((drive.to_string(), digest.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn attach(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        let target = self
+            .target
+            .guest(&plan.target)
+            .await
+            .map_err(job.api("observing the target"))?;
+        let mut set: BTreeMap<String, String> = missing_drives(plan, &target).into_iter().collect();
+        for key in WITH_DRIVES {
+            if let Some(value) = plan.finish.get(key) {
+                set.insert(key.to_owned(), value.clone());
+            }
+        }
+        let change = ConfigChange {
+            set,
+            ..ConfigChange::default()
+        };
+        self.configure_target(job, Step::Attach, change).await
+    }
+
+    async fn retire(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
+        let note = with_retired_note(&plan.description, &job.target(), &since);
+        let change = change([
+            ("name", format!("{}{MIGRATED}", plan.name)),
+            ("onboot", "0".to_owned()),
+            ("description", note),
+        ]);
+        self.configure_source(job, Step::RetireSource, change).await
+    }
+
+    async fn start(&self, job: &GuestMove, account: &mut Account) -> Result<(), MoveError> {
+        // Between deciding and starting somebody may have revived the source: look once more (tests/crash_model.rs).
+        let rung = derive(&self.observe(job).await?);
+        if rung != Rung::SwitchedOver {
+            return Ok(());
+        }
+        self.target
+            .start(&job.plan.target)
+            .await
+            .map_err(job.api(Step::StartTarget))?;
+        account.downtime = account.stopped_at.map(|since| since.elapsed());
+        Ok(())
+    }
+
+    async fn tidy(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        for pair in &job.pairs {
+            self.engine
+                .tidy(pair)
+                .await
+                .map_err(|source| job.transfer(Step::Tidy, source))?;
+        }
+        let mut set: BTreeMap<String, String> = plan
+            .finish
+            .iter()
+            .filter(|(key, _)| !WITH_DRIVES.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        set.insert("onboot".to_owned(), u8::from(job.mark.onboot).to_string());
+        let mut delete = Vec::new();
+        let description = without_retired_note(&plan.description);
+        if description.is_empty() {
+            delete.push("description".to_owned());
+        } else {
+            set.insert("description".to_owned(), description);
+        }
+        let change = ConfigChange {
+            set,
+            delete,
+            digest: None,
+        };
+        self.configure_target(job, Step::Tidy, change).await
+    }
+
+    async fn configure_source(&self, job: &GuestMove, step: Step, change: ConfigChange) -> Result<(), MoveError> {
+        self.source
+            .configure(&job.plan.source, &change)
+            .await
+            .map_err(job.api(step))
+    }
+
+    async fn configure_target(&self, job: &GuestMove, step: Step, change: ConfigChange) -> Result<(), MoveError> {
+        self.target
+            .configure(&job.plan.target, &change)
+            .await
+            .map_err(job.api(step))
+    }
+}
+
+fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
+    ConfigChange {
+        set: set.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        ..ConfigChange::default()
+    }
+}
