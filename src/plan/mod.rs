@@ -4,7 +4,16 @@
 //! them, `translate` makes the target's configuration, `route` chooses engines and routes, `state` and `step` are the
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
+pub mod check;
+pub mod decide;
+pub mod facts;
 pub mod mark;
+pub mod rights;
+pub mod route;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod show;
+pub mod translate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
