@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod config;
 pub mod host;
+pub mod moves;
 pub mod plan;
 pub mod pve;
 pub mod report;

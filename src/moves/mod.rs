@@ -5,12 +5,14 @@
 //! `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding interrupted moves; `batch.rs`, several guests.
 
 pub mod batch;
+pub mod check;
 pub mod hosts;
 pub mod interrupt;
 mod observe;
 mod perform;
 mod precopy;
 pub mod resume;
+pub mod survey;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,9 +5,18 @@
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
 pub mod aftermath;
+pub mod check;
+pub mod decide;
+pub mod facts;
 pub mod mark;
+pub mod rights;
+pub mod route;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod show;
 pub mod state;
 pub mod step;
+pub mod translate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -63,7 +63,9 @@ impl FromStr for DriveKey {
     fn from_str(text: &str) -> Result<DriveKey, InvalidId> {
         let digits = text.trim_start_matches(|c: char| c.is_ascii_lowercase());
         let name = &text[..text.len() - digits.len()];
-        let canonical = !digits.is_empty() && (digits == "0" || !digits.starts_with('0'));
+        // A number's own parser would also take "+5" and "05", which Proxmox VE does not.
+        let canonical = digits.bytes().all(|byte| byte.is_ascii_digit())
+            && (digits == "0" || !digits.starts_with('0'));
         Bus::ALL
             .iter()
             .find(|(_, bus_name, _)| *bus_name == name)
@@ -180,3 +182,6 @@ impl fmt::Display for Drive {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

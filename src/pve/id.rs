@@ -59,10 +59,12 @@ impl fmt::Display for Vmid {
 impl FromStr for Vmid {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Vmid, InvalidId> {
-        let number = text
-            .parse()
-            .map_err(|_| InvalidId::new("VMID", text, "100 to 999999999"))?;
-        Vmid::new(number)
+        let wrong = || InvalidId::new("VMID", text, "100 to 999999999");
+        // A number's own parser would also take "+100" and "0100", which Proxmox VE does not.
+        if text.starts_with(['+', '0']) {
+            return Err(wrong());
+        }
+        Vmid::new(text.parse().map_err(|_| wrong())?)
     }
 }
 
@@ -121,7 +123,10 @@ name_id!(
 );
 name_id!(
     /// A resource pool's id; may be nested (`a/b`) from PVE 8.1.
-    PoolId, "pool id", "letters, digits, '-', '_', '.' and '/'", |text| is_word(text, &['-', '_', '.', '/'])
+    PoolId, "pool id", "letters, digits, '-', '_', '.' and '/'", |text| text.split('/').all(|part| {
+        !matches!(part, "" | "." | "..")
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    })
 );
 
 /// A volume's full id, `STORAGE:volname`.
@@ -144,7 +149,9 @@ impl FromStr for Volid {
     fn from_str(text: &str) -> Result<Volid, InvalidId> {
         let wrong = || InvalidId::new("volume id", text, "STORAGE:VOLUME");
         let (storage, volname) = text.split_once(':').ok_or_else(wrong)?;
-        if volname.is_empty() {
+        // The name becomes part of a path on a storage host: it must not climb out of the storage's directory.
+        let climbs = volname.starts_with('/') || volname.split('/').any(|part| part == "..");
+        if volname.is_empty() || climbs || volname.chars().any(char::is_control) {
             return Err(wrong());
         }
         Ok(Volid {
@@ -153,3 +160,6 @@ impl FromStr for Volid {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

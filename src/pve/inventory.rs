@@ -152,3 +152,6 @@ impl ConfigSchema {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,3 +76,6 @@ impl fmt::Display for PropertyString {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

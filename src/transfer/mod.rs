@@ -3,6 +3,8 @@
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
 //! Read next: `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
 
+pub mod probe;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,241 @@
+//! The state a guest is in: what must be brought to an end before it can move.
+//!
+//! Pure. Read next: `devices.rs`.
+
+use crate::plan::Verdict;
+use crate::plan::facts::WantedGuest;
+use crate::plan::mark::{CLONING, CREATING, MIGRATED};
+use crate::pve::guest::Power;
+
+/// Returns all verdicts on a guest's state.
+pub fn all(name: &str, guest: &WantedGuest) -> Vec<Verdict> {
+    let checks: [fn(&str, &WantedGuest) -> Option<Verdict>; 10] = [
+        locked, suspended, pending, ha_managed, replicated, template, snapshots, odd_status,
+        firewalled, name_fits,
+    ];
+    checks
+        .iter()
+        .filter_map(|check| check(name, guest))
+        .collect()
+}
+
+/// Refuses a locked guest: something is at work on it.
+pub fn locked(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let lock = guest.detail.lock.as_deref()?;
+    if lock == "suspended" {
+        return None;
+    }
+    Some(Verdict::refuse(
+        name,
+        "guest-locked",
+        format!("it is locked ({lock})"),
+        format!(
+            "wait until that ends; only if nothing is at work any more: qm unlock {}",
+            guest.detail.place.vmid
+        ),
+    ))
+}
+
+/// Refuses a hibernated guest: its memory lies in a volume of its own.
+pub fn suspended(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    let hibernated = guest.detail.lock.as_deref() == Some("suspended")
+        || guest.detail.config.value("vmstate").is_some();
+    hibernated.then(|| {
+        Verdict::refuse(
+            name,
+            "guest-suspended",
+            "it is suspended to disk, and its memory cannot be moved",
+            format!("resume it (qm start {vmid}), and shut it down properly if you like"),
+        )
+    })
+}
+
+/// Refuses a guest that does not run with the configuration that is stored.
+pub fn pending(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let keys: Vec<&str> = guest
+        .detail
+        .pending
+        .iter()
+        .map(|change| change.key.as_str())
+        .collect();
+    let vmid = guest.detail.place.vmid;
+    (!keys.is_empty()).then(|| {
+        Verdict::refuse(
+            name,
+            "pending-changes",
+            format!("changes wait for its next start: {}", keys.join(", ")),
+            format!(
+                "stop and start it (qm reboot {vmid}), or revert them: qm set {vmid} --revert {}",
+                keys.join(",")
+            ),
+        )
+    })
+}
+
+/// Refuses a guest that HA would start again; one that HA ignores may go.
+pub fn ha_managed(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    if !guest.detail.ha_managed && guest.ha_state.is_none() {
+        return None;
+    }
+    if guest.ha_state.as_deref() == Some("ignored") {
+        return Some(Verdict::warn(
+            name,
+            "ha-ignored",
+            "it is configured for HA, in state ignored; its HA settings are not carried",
+            format!("when the move is done: ha-manager remove vm:{vmid}, and add it on the target"),
+        ));
+    }
+    Some(Verdict::refuse(
+        name,
+        "ha-managed",
+        format!(
+            "it is managed by HA (state {}), which would start it again",
+            guest.ha_state.as_deref().unwrap_or("unknown")
+        ),
+        format!("ha-manager set vm:{vmid} --state ignored, or ha-manager remove vm:{vmid}"),
+    ))
+}
+
+/// Refuses a replicated guest.
+pub fn replicated(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let jobs = &guest.replication;
+    let commands: Vec<String> = jobs
+        .iter()
+        .map(|job| format!("pvesr delete {}", job.id))
+        .collect();
+    let targets: Vec<String> = jobs
+        .iter()
+        .map(|job| format!("{} to {}", job.id, job.target))
+        .collect();
+    (!jobs.is_empty()).then(|| {
+        Verdict::refuse(
+            name,
+            "replicated",
+            format!("it has replication jobs: {}", targets.join(", ")),
+            format!("{}, and wait until they are gone", commands.join(" && ")),
+        )
+    })
+}
+
+/// Refuses a template.
+pub fn template(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    (guest.detail.config.value("template") == Some("1")).then(|| {
+        Verdict::refuse(
+            name,
+            "template",
+            "it is a template",
+            format!("make a full clone of it and move that: qm clone {vmid} NEWID --full"),
+        )
+    })
+}
+
+/// Refuses a guest with snapshots: the API cannot create their configuration on the target.
+///
+/// Inside a qcow2 file the snapshots themselves would survive, but nothing in Proxmox VE would know of them.
+pub fn snapshots(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let all = &guest.detail.snapshots;
+    let vmid = guest.detail.place.vmid;
+    let names: Vec<&str> = all.iter().map(|snapshot| snapshot.name.as_str()).collect();
+    let commands: Vec<String> = names
+        .iter()
+        .map(|snapshot| format!("qm delsnapshot {vmid} {snapshot}"))
+        .collect();
+    let with_memory = all.iter().any(|snapshot| snapshot.with_memory);
+    (!all.is_empty()).then(|| {
+        let (code, also) = if with_memory {
+            ("snapshots-with-memory", ", and they hold its memory as well")
+        } else {
+            ("snapshots", "")
+        };
+        Verdict::refuse(
+            name,
+            code,
+            format!(
+                "it has snapshots, whose configuration cannot be created on another cluster{also}: {}",
+                names.join(", ")
+            ),
+            format!("back it up if you need them, then {}", commands.join(" && ")),
+        )
+    })
+}
+
+/// Judges what QEMU says about itself.
+pub fn odd_status(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    let detail = &guest.detail;
+    match detail.power {
+        Power::Unknown => Some(Verdict::refuse(
+            name,
+            "status-unknown",
+            "its node does not say whether it runs",
+            format!("see qm status {vmid} on {}", detail.place.node),
+        )),
+        Power::Stopped => None,
+        Power::Running => match detail.qmp_status.as_str() {
+            "" | "running" | "shutdown" => None,
+            "io-error" | "internal-error" | "guest-panicked" => Some(Verdict::refuse(
+                name,
+                "guest-in-error",
+                format!("QEMU has stopped it: {}", detail.qmp_status),
+                format!("repair the cause, or stop it: qm stop {vmid}"),
+            )),
+            "paused" | "suspended" | "prelaunch" => Some(Verdict::warn(
+                name,
+                "guest-paused",
+                format!(
+                    "it is {}: it cannot shut down by itself and will be killed",
+                    detail.qmp_status
+                ),
+                format!("resume it first: qm resume {vmid}"),
+            )),
+            other => Some(Verdict::refuse(
+                name,
+                "guest-busy",
+                format!("QEMU is busy with it: {other}"),
+                "wait until that ends",
+            )),
+        },
+    }
+}
+
+/// Warns that firewall rules stay behind.
+pub fn firewalled(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    let on = guest.detail.config.0.iter().any(|(key, value)| {
+        key.starts_with("net") && value.split(',').any(|part| part == "firewall=1")
+    });
+    on.then(|| {
+        Verdict::warn(
+            name,
+            "firewall-rules",
+            "a network card has firewall=1; the guest's own firewall rules are not carried",
+            format!("copy /etc/pve/firewall/{vmid}.fw by hand if there is one"),
+        )
+    })
+}
+
+/// Refuses a name that has no room for the marks.
+pub fn name_fits(name: &str, _guest: &WantedGuest) -> Option<Verdict> {
+    // A label of a DNS name, which Proxmox VE demands, has 63 characters at most.
+    const LABEL: usize = 63;
+    let longest = [CREATING, CLONING, MIGRATED]
+        .map(str::len)
+        .into_iter()
+        .max()
+        .unwrap_or_default();
+    let last = name.rsplit('.').next().unwrap_or(name);
+    (last.len() + longest > LABEL).then(|| {
+        Verdict::refuse(
+            name,
+            "name-too-long",
+            format!("its name leaves no room for {CREATING} and {MIGRATED}"),
+            format!(
+                "shorten its last part to {} characters: qm set VMID --name SHORTER",
+                LABEL - longest
+            ),
+        )
+    })
+}

@@ -1,0 +1,151 @@
+//! Volumes: what a drive points to, and whether it can be copied as it is.
+//!
+//! Pure. Read next: `space.rs`.
+
+use std::collections::BTreeSet;
+
+use super::request::FILE_STORAGES;
+use crate::plan::Verdict;
+use crate::plan::facts::{HostKey, Hosts, VolumeFacts, WantedGuest};
+use crate::pve::drive::{Bus, DriveKey};
+use crate::pve::id::{ClusterAlias, Volid};
+use crate::units::Bytes;
+
+/// The exact sizes of a firmware's variable store: QEMU insists on them for qcow2.
+pub const EFI_SIZES: [Bytes; 2] = [Bytes(540_672), Bytes(131_072)];
+
+/// Returns all verdicts on one volume that shall be copied.
+pub fn all(
+    name: &str,
+    cluster: &ClusterAlias,
+    guest: &WantedGuest,
+    key: DriveKey,
+    volid: &Volid,
+    facts: &VolumeFacts,
+    hosts: &Hosts,
+) -> Vec<Verdict> {
+    let vmid = guest.detail.place.vmid;
+    let refuse = |code, reason: String, remedy: String| Verdict::refuse(name, code, reason, remedy);
+    let mut verdicts = Vec::new();
+    let volume = match &facts.volume {
+        Ok(volume) => Some(volume),
+        Err(why) => {
+            verdicts.push(refuse(
+                "volume-unreadable",
+                format!("{key}: {volid} cannot be examined: {why}"),
+                format!("see pvesm list {} --vmid {vmid}", volid.storage),
+            ));
+            None
+        }
+    };
+    let kind = facts.storage_kind.as_deref();
+    if let Some(kind) = kind.filter(|kind| !FILE_STORAGES.contains(kind)) {
+        verdicts.push(refuse(
+            "storage-kind",
+            format!(
+                "{key}: storage {} is of type {kind}, which this release does not copy from yet",
+                volid.storage
+            ),
+            format!("move the disk to a file storage first: qm move-disk {vmid} {key} STORAGE"),
+        ));
+    } else if let Err(why) = &facts.section {
+        verdicts.push(refuse(
+            "storage-unconfigured",
+            format!(
+                "{key}: it is not known how to reach storage {}: {why}",
+                volid.storage
+            ),
+            format!(
+                "add a section [storage:{cluster}:{}] with ssh, path and temp to proxmoverc",
+                volid.storage
+            ),
+        ));
+    }
+    // A linked clone's name is BASE/OWN on block storages and BASEID/BASE/ID/OWN on file storages.
+    let linked = volid.volname.contains("base-")
+        && volid.volname.matches('/').count() != 1
+        && volid.volname.contains('/');
+    let parent = volume.and_then(|volume| volume.parent.as_deref());
+    if linked || parent.is_some_and(|parent| !parent.is_empty()) {
+        verdicts.push(refuse(
+            "linked-clone",
+            format!(
+                "{key}: {volid} is a linked clone{}",
+                parent
+                    .map(|parent| format!(" of {parent}"))
+                    .unwrap_or_default()
+            ),
+            format!("make it whole first: qm move-disk {vmid} {key} STORAGE"),
+        ));
+    }
+    if let Some(volume) = volume {
+        if crate::plan::route::format(&volume.format).is_none() {
+            verdicts.push(refuse(
+                "format-unknown",
+                format!(
+                    "{key}: {volid} has the format {}, which is not copied",
+                    volume.format
+                ),
+                format!(
+                    "convert it first: qm move-disk {vmid} {key} {} --format qcow2",
+                    volid.storage
+                ),
+            ));
+        }
+        if volume.size == Bytes::ZERO {
+            verdicts.push(refuse(
+                "volume-empty",
+                format!("{key}: {volid} has no size"),
+                "see whether its file exists and is readable".to_owned(),
+            ));
+        }
+        if let Some(owner) = volume.owner.filter(|owner| *owner != vmid) {
+            verdicts.push(refuse(
+                "volume-of-other",
+                format!("{key}: {volid} belongs to guest {owner}"),
+                format!("give it to this guest first: qm move-disk {vmid} {key} STORAGE"),
+            ));
+        }
+        if key.bus == Bus::EfiDisk && volume.format == "qcow2" && !EFI_SIZES.contains(&volume.size)
+        {
+            verdicts.push(Verdict::warn(
+                name,
+                "efidisk-size",
+                format!("{key}: {volid} is {} bytes large; QEMU may refuse a variable store of that size in qcow2", volume.size.0),
+                "see that the guest starts on the source first",
+            ));
+        }
+    }
+    verdicts.extend(not_on_host(name, guest, key, volid, facts, hosts));
+    verdicts
+}
+
+/// Refuses a volume whose file is not where proxmoverc says.
+fn not_on_host(
+    name: &str,
+    guest: &WantedGuest,
+    key: DriveKey,
+    volid: &Volid,
+    facts: &VolumeFacts,
+    hosts: &Hosts,
+) -> Option<Verdict> {
+    let section = facts.section.as_ref().ok()?;
+    let host_key = HostKey::of(section);
+    let host = hosts.get(&host_key)?.as_ref().ok()?;
+    let (directory, file) = volid.volname.split_once('/')?;
+    let owner = directory.parse().ok()?;
+    if owner != guest.detail.place.vmid || !host.path.as_ref().is_some_and(|path| path.exists) {
+        return None;
+    }
+    let nothing = BTreeSet::new();
+    let there = host.listing.get(&owner).unwrap_or(&nothing);
+    (!there.contains(file)).then(|| {
+        let at = host_key.directory.as_deref().unwrap_or_default();
+        Verdict::refuse(
+            name,
+            "volume-not-on-host",
+            format!("{key}: there is no {at}/{} on {}", volid.volname, host.address),
+            format!("correct 'path' in [storage:{}:{}]: the directory that holds one directory per VMID", section.cluster, section.storage),
+        )
+    })
+}

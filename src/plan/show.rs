@@ -1,0 +1,434 @@
+//! Showing: what `--dry-run` prints, for people and as JSON.
+//!
+//! Pure: from a decision to a text or a value; printing is `report`'s. It shows the very plan that would be carried
+//! out, and decides nothing. Estimates stand on assumptions, which are shown beside them. Read next: `state.rs`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::plan::check::{Group, grouped};
+use crate::plan::decide::Decision;
+use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, VolumePlan, route};
+use crate::transfer::{Route, Tool, Verify};
+use crate::units::{Bandwidth, Bytes};
+
+/// What estimates stand on: nothing has been measured yet when a plan is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assumptions {
+    /// The rate of the way between the hosts: what a gigabit link gives, or `--bwlimit` when that is lower.
+    pub wire: Bandwidth,
+    /// The rate at which a disk is read and compared.
+    pub disk: Bandwidth,
+    /// Percent of the data that changes between the last pre-copy and the stop.
+    pub dirty_percent: u64,
+    /// How long a guest takes to shut down.
+    pub shutdown: Duration,
+}
+
+impl Assumptions {
+    /// Returns the assumptions for a request.
+    pub fn for_request(request: &MoveRequest) -> Assumptions {
+        let link = Bandwidth::bytes_per_second(110 << 20);
+        Assumptions {
+            wire: request.limit.map_or(link, |limit| limit.min(link)),
+            disk: Bandwidth::bytes_per_second(500 << 20),
+            dirty_percent: 1,
+            shutdown: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A plan in the shape that is shown; the JSON form of a plan.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shown {
+    /// The source cluster.
+    pub source: String,
+    /// The target cluster.
+    pub target: String,
+    /// The target node.
+    pub node: String,
+    /// The target storage.
+    pub storage: String,
+    /// Whether anything forbids to start.
+    pub refused: bool,
+    /// Each guest.
+    pub guests: Vec<ShownGuest>,
+    /// All verdicts, grouped, refusals first.
+    pub verdicts: Vec<ShownVerdict>,
+    /// What the estimates assume.
+    pub assumptions: String,
+}
+
+/// One guest of a plan.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShownGuest {
+    /// Its name.
+    pub name: String,
+    /// `apple/565 on node1`.
+    pub from: String,
+    /// `banana/126 on node2`.
+    pub to: String,
+    /// Whether it runs now.
+    pub running: bool,
+    /// Whether it will be started on the target.
+    pub start: bool,
+    /// The pool it joins.
+    pub pool: Option<String>,
+    /// Each drive.
+    pub drives: Vec<ShownDrive>,
+    /// What is different in the configuration.
+    pub changes: Vec<ShownChange>,
+    /// Bytes to copy, as far as known.
+    pub bytes: u64,
+    /// Estimated seconds of copying.
+    pub copy_seconds: u64,
+    /// Estimated seconds of downtime; `None` for a guest that does not run.
+    pub downtime_seconds: Option<u64>,
+}
+
+/// One drive of a plan.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum ShownDrive {
+    /// It is copied.
+    #[serde(rename_all = "kebab-case")]
+    Copy {
+        /// The slot.
+        drive: String,
+        /// The source volume.
+        source: String,
+        /// Its format.
+        source_format: &'static str,
+        /// The target volume.
+        target: String,
+        /// Its format.
+        target_format: &'static str,
+        /// The size the guest sees.
+        size: u64,
+        /// Bytes occupied, when known.
+        used: Option<u64>,
+        /// The engine.
+        engine: &'static str,
+        /// The route.
+        route: &'static str,
+        /// The tool.
+        tool: &'static str,
+        /// Why this route and tool.
+        because: String,
+        /// The drive's value on the target.
+        attach: String,
+    },
+    /// It gets a value.
+    Set {
+        /// The slot.
+        drive: String,
+        /// The value.
+        value: String,
+    },
+    /// It is left behind.
+    Leave {
+        /// The slot.
+        drive: String,
+    },
+}
+
+/// One change of the configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownChange {
+    /// The key.
+    pub key: String,
+    /// What happens to it.
+    pub action: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// One verdict with everybody it is about.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownVerdict {
+    /// `refuse` or `warn`.
+    pub severity: &'static str,
+    /// Its code.
+    pub code: &'static str,
+    /// The guests; empty for the whole request.
+    pub guests: Vec<String>,
+    /// What was found.
+    pub reason: String,
+    /// What would turn it.
+    pub remedy: String,
+}
+
+/// Returns a decision in the shape that is shown.
+pub fn shown(request: &MoveRequest, decision: &Decision) -> Shown {
+    let assumptions = Assumptions::for_request(request);
+    let verdicts = grouped(decision.all_verdicts());
+    Shown {
+        source: request.source.to_string(),
+        target: request.target.to_string(),
+        node: request.node.to_string(),
+        storage: request.storage.to_string(),
+        refused: decision.refused(),
+        guests: decision
+            .plans
+            .iter()
+            .map(|plan| shown_guest(request, plan, &assumptions))
+            .collect(),
+        verdicts: verdicts.iter().map(shown_verdict).collect(),
+        assumptions: format!(
+            "{} between the hosts, {} from disk, {} % changed between the last pre-copy and the stop, {} to shut down",
+            assumptions.wire,
+            assumptions.disk,
+            assumptions.dirty_percent,
+            time(assumptions.shutdown.as_secs())
+        ),
+    }
+}
+
+fn shown_verdict(group: &Group<'_>) -> ShownVerdict {
+    ShownVerdict {
+        severity: match group.severity {
+            Severity::Refuse => "refuse",
+            Severity::Warn => "warn",
+        },
+        code: group.code,
+        guests: group.guests.iter().map(|name| (*name).to_owned()).collect(),
+        reason: group.reason.to_owned(),
+        remedy: group.remedy.to_owned(),
+    }
+}
+
+fn shown_guest(request: &MoveRequest, plan: &GuestPlan, assumptions: &Assumptions) -> ShownGuest {
+    let bytes = plan.drives.iter().fold(0_u64, |sum, drive| {
+        sum.saturating_add(match &drive.action {
+            DriveAction::Copy(volume) => expected(volume).0,
+            DriveAction::Set { .. } | DriveAction::Leave => 0,
+        })
+    });
+    let copy = assumptions.wire.time_for(Bytes(bytes));
+    // The final pass reads every source disk once, and with --verify full every target disk as well.
+    let passes = match request.verify {
+        Verify::Full => 2,
+        Verify::Transfer => 1,
+    };
+    let dirty = Bytes(bytes / 100 * assumptions.dirty_percent);
+    let downtime = [
+        assumptions.shutdown,
+        assumptions
+            .disk
+            .time_for(Bytes(bytes))
+            .saturating_mul(passes),
+        assumptions.wire.time_for(dirty),
+    ]
+    .into_iter()
+    .fold(Duration::ZERO, Duration::saturating_add);
+    let (source, target) = (&plan.source, &plan.target);
+    ShownGuest {
+        name: plan.name.clone(),
+        from: format!("{}/{} on {}", plan.source_cluster, source.vmid, source.node),
+        to: format!("{}/{} on {}", plan.target_cluster, target.vmid, target.node),
+        running: plan.running,
+        start: plan.running && !request.skip_start && !request.skip_disks,
+        pool: plan.pool.as_ref().map(ToString::to_string),
+        drives: plan
+            .drives
+            .iter()
+            .map(|drive| shown_drive(&drive.key.to_string(), &drive.action))
+            .collect(),
+        changes: plan
+            .changes
+            .iter()
+            .map(|note| ShownChange {
+                key: note.key.clone(),
+                action: note.action,
+                reason: note.reason.clone(),
+            })
+            .collect(),
+        bytes,
+        copy_seconds: seconds(copy),
+        downtime_seconds: plan.running.then(|| seconds(downtime)),
+    }
+}
+
+/// Returns the bytes a volume's copy is expected to carry: what is occupied, but no more than its size.
+fn expected(volume: &VolumePlan) -> Bytes {
+    volume
+        .used
+        .map_or(volume.size, |used| used.min(volume.size))
+}
+
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+fn shown_drive(key: &str, action: &DriveAction) -> ShownDrive {
+    let drive = key.to_owned();
+    match action {
+        DriveAction::Copy(volume) => ShownDrive::Copy {
+            drive,
+            source: volume.source.to_string(),
+            source_format: route::extension(volume.source_format),
+            target: volume.target.to_string(),
+            target_format: route::extension(volume.target_format),
+            size: volume.size.0,
+            used: volume.used.map(|used| used.0),
+            engine: route::engine(&volume.source_storage, &volume.target_storage)
+                .map_or("none", |capability| capability.engine),
+            route: match volume.route {
+                Route::Direct => "direct",
+                Route::Relay => "relay",
+            },
+            tool: match volume.tool {
+                Tool::Porter => "porter",
+                Tool::Stock => "stock",
+            },
+            because: volume.because.clone(),
+            attach: volume.attach.clone(),
+        },
+        DriveAction::Set { value } => ShownDrive::Set {
+            drive,
+            value: value.clone(),
+        },
+        DriveAction::Leave => ShownDrive::Leave { drive },
+    }
+}
+
+fn time(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+/// Returns the plan as people read it.
+pub fn text(request: &MoveRequest, decision: &Decision) -> String {
+    let shown = shown(request, decision);
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_plan(&mut out, &shown);
+    out
+}
+
+fn write_plan(out: &mut String, plan: &Shown) -> std::fmt::Result {
+    for guest in &plan.guests {
+        write_guest(out, guest)?;
+    }
+    if plan.guests.iter().any(|guest| guest.bytes > 0) {
+        writeln!(out, "Estimates assume {}.\n", plan.assumptions)?;
+    }
+    if !plan.guests.is_empty() {
+        writeln!(
+            out,
+            "Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.\n"
+        )?;
+    }
+    write_verdicts(out, "Refused", "refuse", &plan.verdicts)?;
+    write_verdicts(out, "Warnings", "warn", &plan.verdicts)?;
+    if plan.refused {
+        writeln!(
+            out,
+            "Nothing will be started until what is refused is turned."
+        )
+    } else {
+        writeln!(out, "Nothing forbids this move.")
+    }
+}
+
+fn write_guest(out: &mut String, guest: &ShownGuest) -> std::fmt::Result {
+    let power = if guest.running { "running" } else { "stopped" };
+    writeln!(
+        out,
+        "{}: {} ({power}) -> {}",
+        guest.name, guest.from, guest.to
+    )?;
+    for drive in &guest.drives {
+        write_drive(out, drive)?;
+    }
+    if let Some(pool) = &guest.pool {
+        writeln!(out, "  pool      {pool}")?;
+    }
+    for change in &guest.changes {
+        writeln!(
+            out,
+            "  {:<9} {}: {}",
+            change.key, change.action, change.reason
+        )?;
+    }
+    let copy = format!(
+        "{} in about {}",
+        Bytes(guest.bytes),
+        time(guest.copy_seconds)
+    );
+    let end = match guest.downtime_seconds {
+        Some(downtime) => format!(", downtime about {}", time(downtime)),
+        None => ", no downtime, for it does not run".to_owned(),
+    };
+    writeln!(out, "  copy      {copy}{end}")?;
+    if guest.running && !guest.start {
+        writeln!(out, "  start     it will not be started on the target")?;
+    }
+    writeln!(out)
+}
+
+fn write_drive(out: &mut String, drive: &ShownDrive) -> std::fmt::Result {
+    match drive {
+        ShownDrive::Copy {
+            drive,
+            source,
+            source_format,
+            target,
+            target_format,
+            size,
+            used,
+            engine,
+            route,
+            tool,
+            because,
+            ..
+        } => {
+            let used = match used {
+                Some(used) => format!("{} occupied", Bytes(*used)),
+                None => "occupied bytes unknown".to_owned(),
+            };
+            writeln!(
+                out,
+                "  {drive:<9} {source} ({source_format}, {}, {used}) -> {target} ({target_format})",
+                Bytes(*size)
+            )?;
+            writeln!(
+                out,
+                "            engine {engine}, route {route}, tool {tool}: {because}"
+            )
+        }
+        ShownDrive::Set { drive, value } => writeln!(out, "  {drive:<9} set to {value}"),
+        ShownDrive::Leave { drive } => writeln!(out, "  {drive:<9} left behind"),
+    }
+}
+
+fn write_verdicts(
+    out: &mut String,
+    title: &str,
+    severity: &str,
+    verdicts: &[ShownVerdict],
+) -> std::fmt::Result {
+    let mut chosen = verdicts
+        .iter()
+        .filter(|verdict| verdict.severity == severity)
+        .peekable();
+    if chosen.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(out, "{title}:")?;
+    for verdict in chosen {
+        let whom = match verdict.guests.as_slice() {
+            [] => String::new(),
+            guests => format!("{}: ", guests.join(", ")),
+        };
+        writeln!(out, "  {whom}{} [{}]", verdict.reason, verdict.code)?;
+        writeln!(out, "    -> {}", verdict.remedy)?;
+    }
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests;
