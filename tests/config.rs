@@ -32,7 +32,42 @@ fn the_sample_is_understood_and_shown_without_its_secrets() {
     let mut config = sample();
     // Whether the checked-out sample can be read by others is not the sample's business.
     config.warnings.clear();
-    expect![[r#""#]].assert_eq(&config::show::text(&config, "proxmoverc.sample"));
+    expect![[r#"
+        [pve:apple-cluster] ; from proxmoverc.sample
+        api=https://user@pve:***@apple-cluster.com:443
+
+          [storage:apple-cluster:sharedsan] ; from proxmoverc.sample
+          ssh=root@san.apple-cluster.com
+          peer=root@10.1.0.20:22
+          path=/pool0/san/images
+          temp=/pool0/san/private
+
+          [storage:apple-cluster:local@node1] ; from proxmoverc.sample
+          ssh=root@node1.apple-cluster.com
+          path=/srv/images
+          temp=/srv/temp
+
+        [pve:banana-cluster] ; from proxmoverc.sample
+        api=https://user@pve@banana-cluster.com:8006
+        password_command=pass show proxmox/banana-cluster
+        fingerprint=4E:8A:11:0C:F2:93:7B:60:D5:2E:A8:41:9F:C6:07:3D:B8:52:E1:7C:04:AF:69:90:1B:D3:36:FE:85:4A:C0:27
+
+          [storage:banana-cluster:node1-ssd@node1] ; from proxmoverc.sample
+          ssh=root@node1.banana-cluster.com
+          path=zfs:node1-ssd/images
+          temp=/node1-ssd/temp
+
+          [storage:banana-cluster:node2-ssd@node2] ; from proxmoverc.sample
+          ssh=root@node2.banana-cluster.com
+          path=zfs:node2-ssd/images
+          temp=/node2-ssd/temp
+
+        [pve:cherry-cluster] ; from proxmoverc.sample
+        api=https://cherry-cluster.com:8006
+        token=user@pve!proxmove=***
+        ca=/etc/ssl/private-ca.pem
+
+    "#]].assert_eq(&config::show::text(&config, "proxmoverc.sample"));
 }
 
 #[test]
@@ -73,7 +108,74 @@ fn the_sample_as_json() {
     config.warnings.clear();
     let shown = serde_json::to_string_pretty(&config::show::json(&config, "proxmoverc.sample"))
         .expect("it is JSON");
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        {
+          "clusters": [
+            {
+              "alias": "apple-cluster",
+              "api": "https://user@pve:***@apple-cluster.com:443",
+              "origin": "proxmoverc.sample"
+            },
+            {
+              "alias": "banana-cluster",
+              "api": "https://user@pve@banana-cluster.com:8006",
+              "fingerprint": "4E:8A:11:0C:F2:93:7B:60:D5:2E:A8:41:9F:C6:07:3D:B8:52:E1:7C:04:AF:69:90:1B:D3:36:FE:85:4A:C0:27",
+              "origin": "proxmoverc.sample",
+              "password_command": "pass show proxmox/banana-cluster"
+            },
+            {
+              "alias": "cherry-cluster",
+              "api": "https://cherry-cluster.com:8006",
+              "ca": "/etc/ssl/private-ca.pem",
+              "origin": "proxmoverc.sample",
+              "token": "user@pve!proxmove=***"
+            }
+          ],
+          "storages": [
+            {
+              "cluster": "apple-cluster",
+              "derived": false,
+              "node": null,
+              "origin": "proxmoverc.sample",
+              "path": "/pool0/san/images",
+              "peer": "root@10.1.0.20:22",
+              "ssh": "root@san.apple-cluster.com",
+              "storage": "sharedsan",
+              "temp": "/pool0/san/private"
+            },
+            {
+              "cluster": "apple-cluster",
+              "derived": false,
+              "node": "node1",
+              "origin": "proxmoverc.sample",
+              "path": "/srv/images",
+              "ssh": "root@node1.apple-cluster.com",
+              "storage": "local",
+              "temp": "/srv/temp"
+            },
+            {
+              "cluster": "banana-cluster",
+              "derived": false,
+              "node": "node1",
+              "origin": "proxmoverc.sample",
+              "path": "zfs:node1-ssd/images",
+              "ssh": "root@node1.banana-cluster.com",
+              "storage": "node1-ssd",
+              "temp": "/node1-ssd/temp"
+            },
+            {
+              "cluster": "banana-cluster",
+              "derived": false,
+              "node": "node2",
+              "origin": "proxmoverc.sample",
+              "path": "zfs:node2-ssd/images",
+              "ssh": "root@node2.banana-cluster.com",
+              "storage": "node2-ssd",
+              "temp": "/node2-ssd/temp"
+            }
+          ],
+          "warnings": []
+        }"#]].assert_eq(&shown);
 }
 
 #[test]
@@ -120,7 +222,11 @@ fn a_secret_that_others_can_read_is_a_warning() {
     let password = "[pve:apple]\napi=https://user@pve:SECRET@apple\n";
     let token = "[pve:apple]\napi=https://apple\ntoken=user@pve!move=SECRET\n";
     let command = "[pve:apple]\napi=https://user@pve@apple\npassword_command=pass show apple\n";
-    let warning = || expect![[r#""#]];
+    let warning = || expect![[r#"
+        rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
+    "#]      rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
+    "#]      rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
+    "#]];
     warnings(password, 0o600, expect![""]);
     warnings(password, 0o644, warning());
     warnings(password, 0o640, warning());
@@ -133,7 +239,9 @@ fn a_password_that_may_be_meant_literally_is_a_warning() {
     warnings(
         "[pve:apple]\napi=https://user@pve:a%41@b@apple\n",
         0o600,
-        expect![[r#""#]],
+        expect![[r#"
+            [pve:apple] api: the password has '%' escapes, which were decoded, beside characters that would be escaped too (hint: write a literal '%' as %25)
+        "#]],
     );
 }
 
@@ -147,7 +255,7 @@ fn a_file_that_is_not_there_or_not_text() {
     fs::write(&path, b"[pve:apple]\napi=\xff\n").expect("it can be written");
     let error = config::load(&path).expect_err("it is not text");
     assert!(error.to_string().ends_with("rc has 1 problem"), "{error}");
-    expect![[r#""#]].assert_eq(&error.problems()[0].to_string());
+    expect!["rc: line 2 is not UTF-8 (hint: save it as UTF-8, or write such characters of a password as %XX of their UTF-8)"].assert_eq(&error.problems()[0].to_string());
 }
 
 #[test]

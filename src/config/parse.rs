@@ -94,7 +94,7 @@ impl Reader<'_> {
             problems: Vec::new(),
         };
         if !seen.insert(parts.join(":")) {
-            fields.problem(None, "stands there twice", Some("merge the two".to_owned()));
+            fields.problem(None, "appears twice", Some("merge the two".to_owned()));
         }
         match (parts[0], &parts[1..]) {
             ("pve", [alias]) => {
@@ -154,7 +154,7 @@ impl<'a> Fields<'a> {
                     .unwrap_or_else(|| format!("known keys: {}", known.join(", ")));
                 self.problem(Some(key), "is not a key of this section", Some(hint));
             } else if self.entries.insert(key, value).is_some() {
-                self.problem(Some(key), "stands there twice", Some("keep one".to_owned()));
+                self.problem(Some(key), "appears twice", Some("keep one".to_owned()));
             }
         }
     }
