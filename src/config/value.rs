@@ -227,7 +227,10 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), Wrong> {
     match port.map(str::parse::<u16>) {
         None => Ok((host.to_owned(), None)),
         Some(Ok(port)) if port > 0 => Ok((host.to_owned(), Some(port))),
-        Some(_) => wrong("has a port that is not a number from 1 to 65535", "HOST:PORT"),
+        Some(_) => wrong(
+            "has a port that is not a number from 1 to 65535",
+            "HOST:PORT",
+        ),
     }
 }
 
