@@ -9,8 +9,10 @@
 //!
 //! Who may use whom: units <- pve <- config <- plan <- report <- {transfer, moves} <- cli <- main.
 
+pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod error;
 pub mod host;
 pub mod moves;
 pub mod plan;

@@ -2,10 +2,22 @@
 //!
 //! Reading is done in two passes: text to sections, sections to [`Config`]. All problems are collected, each with its
 //! section, key and a hint. Pure apart from [`load`]; it never asks a cluster (what can be derived from the API is
-//! derived in `derive.rs` from values). No secret is ever displayed. Read next: `parse.rs`, `derive.rs`.
+//! derived in `derive.rs` from values), never runs a `password_command`, never reads the environment. No secret is ever
+//! displayed. Read next: `parse.rs`, `derive.rs`, `show.rs`.
+
+pub mod derive;
+mod parse;
+pub mod show;
+mod text;
+mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+pub use parse::parse;
 
 use crate::pve::id::{ClusterAlias, NodeName, StorageId};
 
@@ -141,7 +153,151 @@ pub struct StorageConfig {
     pub origin: Origin,
 }
 
+impl fmt::Display for SshAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        f.write_str(&bracketed(&self.host))?;
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns a host as it stands in front of a port: an IPv6 address in brackets.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+impl fmt::Display for StoragePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoragePath::Directory(path) => f.write_str(path),
+            StoragePath::Zfs(dataset) => write!(f, "zfs:{dataset}"),
+        }
+    }
+}
+
+/// Why there is no configuration. Display is a lowercase fragment without its source or its problems.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file can be read, but not be used.
+    #[error("{} has {} problem{}", path.display(), problems.len(), if problems.len() == 1 { "" } else { "s" })]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All of them: lines that cannot be read, then the sections in the order of the file.
+        problems: Vec<Problem>,
+    },
+}
+
+impl ConfigError {
+    /// Returns all problems of the file.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            ConfigError::Read { .. } => &[],
+            ConfigError::Invalid { problems, .. } => problems,
+        }
+    }
+}
+
+/// Returns where the configuration is unless `--config` names another file.
+pub fn default_path(home: &Path) -> PathBuf {
+    home.join(".proxmoverc")
+}
+
+/// Reads a proxmoverc; reads nothing else and runs nothing.
+///
+/// Fails with all problems of the file at once. A file that others may read although it holds a password or a token
+/// is a warning, because the original never minded.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let cannot_read = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = std::fs::File::open(path).map_err(cannot_read)?;
+    let mode = file.metadata().map_err(cannot_read)?.permissions().mode();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(cannot_read)?;
+    let name = path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let invalid = |problems| ConfigError::Invalid {
+        path: path.to_owned(),
+        problems,
+    };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let lines = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .split(|byte| *byte == b'\n')
+            .count();
+        invalid(vec![Problem {
+            section: name.clone(),
+            key: None,
+            message: format!("line {lines} is not UTF-8"),
+            hint: Some(
+                "save it as UTF-8, or write such characters of a password as %XX of their UTF-8"
+                    .to_owned(),
+            ),
+        }])
+    })?;
+    let mut config = parse(&text, &name).map_err(invalid)?;
+    // Read by the group or by anybody: 0o044.
+    if mode & 0o044 != 0 && config.holds_secret() {
+        config.warnings.push(Problem {
+            section: name,
+            key: None,
+            message: "holds a password or token and can be read by others".to_owned(),
+            hint: Some(format!("chmod 600 {}", path.display())),
+        });
+    }
+    Ok(config)
+}
+
 impl Config {
+    fn holds_secret(&self) -> bool {
+        self.clusters
+            .values()
+            .any(|cluster| match cluster.credentials {
+                Credentials::Password { .. } | Credentials::Token { .. } => true,
+                Credentials::PasswordCommand { .. } => false,
+            })
+    }
+
+    /// Adds a derived section, unless a section covers that storage on that node already. A repeat is harmless.
+    ///
+    /// Returns whether it was added.
+    pub fn add_derived(&mut self, section: StorageConfig) -> bool {
+        let covered = match &section.node {
+            Some(node) => self
+                .storage(&section.cluster, &section.storage, node)
+                .is_some(),
+            None => self
+                .storages
+                .iter()
+                .any(|entry| entry.cluster == section.cluster && entry.storage == section.storage),
+        };
+        if !covered {
+            self.storages.push(section);
+        }
+        !covered
+    }
+
     /// Returns the section for a storage on a node: the one for exactly this node, else the one for all nodes.
     pub fn storage(
         &self,

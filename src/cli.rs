@@ -1,0 +1,299 @@
+//! What the operator typed, as a [`Request`]; and the manual, because the help texts are it.
+//!
+//! It judges words, never clusters: whether a node or a guest exists is found out later. It neither prints nor reads
+//! the environment nor exits; usage errors, `--help` and `--version` come back as [`clap::Error`], which knows its text
+//! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
+
+mod arguments;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+use clap_complete::Shell;
+
+use crate::plan::MoveRequest;
+use crate::pve::id::{ClusterAlias, NodeName, StorageId};
+use crate::transfer::{Route, Verify};
+use crate::units::Bandwidth;
+use arguments::{Cli, CommonArgs, ConfigVerb, MoveArgs, RouteArg, Tuning, Verb, VerifyArg};
+
+/// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
+pub const DEFAULT_SSH_CIPHERS: &str = "aes128-gcm@openssh.com,aes128-ctr";
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Move guests.
+    Move(MoveCommand),
+    /// Try everything a move needs, and move nothing. The list of guests may be empty.
+    Check(MoveCommand),
+    /// Print the configuration with what is derived.
+    ConfigShow(Common),
+    /// Print a completion script.
+    Completions(Shell),
+    /// Print the manual page, in roff.
+    Man,
+    /// Move a guest between two simulated clusters and tidy up.
+    Demo(Common),
+    /// Keep simulated clusters running.
+    Sim(Common),
+    /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
+    Porter(Vec<OsString>),
+}
+
+/// A move, and how to go about it.
+#[derive(Clone, Debug)]
+pub struct MoveCommand {
+    /// What decisions depend on.
+    pub request: MoveRequest,
+    /// `-n`: show the plan, change nothing.
+    pub dry_run: bool,
+    /// `--yes`: take every question as answered with yes.
+    pub yes: bool,
+    /// What most commands know.
+    pub common: Common,
+}
+
+/// What most commands know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Common {
+    /// `--config`; `None` for [`crate::config::default_path`].
+    pub config: Option<PathBuf>,
+    /// `false` with `--no-verify-ssl`.
+    pub verify_tls: bool,
+    /// `--ssh-ciphers`, comma separated, best first; `None` for those of the SSH library (`-`).
+    pub ssh_ciphers: Option<String>,
+    /// `--json`.
+    pub json: bool,
+    /// `--debug`.
+    pub debug: bool,
+}
+
+/// Understands a command line, the program's name included.
+///
+/// `porter` as the very first argument is not looked at any further: its arguments are written by proxmove itself.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, clap::Error> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|word| word == "porter") {
+        return Ok(Request::Porter(arguments.split_off(2)));
+    }
+    let cli = Cli::from_arg_matches(&command().try_get_matches_from(verb_first(arguments))?)?;
+    match cli.verb {
+        None => match cli.classic {
+            Some(arguments) => move_command(arguments).map(Request::Move),
+            None => Err(error(
+                ErrorKind::MissingRequiredArgument,
+                "SOURCE, DESTINATION, NODEID, STORAGE and VM are missing",
+            )),
+        },
+        Some(Verb::Move(arguments)) => move_command(arguments).map(Request::Move),
+        Some(Verb::Check(arguments)) => check_command(arguments).map(Request::Check),
+        Some(Verb::Config {
+            verb: ConfigVerb::Show(common),
+        }) => Ok(Request::ConfigShow(settle(common))),
+        Some(Verb::Completions { shell }) => Ok(Request::Completions(shell)),
+        Some(Verb::Man) => Ok(Request::Man),
+        Some(Verb::Demo(common)) => Ok(Request::Demo(settle(common))),
+        Some(Verb::Sim(common)) => Ok(Request::Sim(settle(common))),
+    }
+}
+
+/// Writes the completion script for a shell.
+pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+    // clap_complete panics when it cannot write, and a closed pipe is not a bug.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "proxmove", &mut script);
+    out.write_all(&script)
+}
+
+/// Writes the manual page, in roff.
+pub fn manual(out: &mut dyn Write) -> io::Result<()> {
+    clap_mangen::Man::new(command())
+        .title("PROXMOVE")
+        .manual("User Commands")
+        .render(out)
+}
+
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn error(kind: ErrorKind, text: impl std::fmt::Display) -> clap::Error {
+    command().error(kind, text)
+}
+
+/// Moves a subcommand's name in front of the options that were typed before it.
+///
+/// So `proxmove -c FILE check ...` works, and a subcommand is one only as the first word that is not an option: a
+/// node or a guest may be called `check`. (A cluster of such a name is reached by `proxmove move check ...`.)
+fn verb_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut command = command();
+    command.build();
+    if let Some(place) = first_word(&command, &arguments)
+        && command
+            .get_subcommands()
+            .any(|verb| arguments[place] == verb.get_name())
+    {
+        let verb = arguments.remove(place);
+        arguments.insert(1, verb);
+    }
+    arguments
+}
+
+/// Returns the place of the first argument that is neither an option nor an option's value.
+fn first_word(command: &clap::Command, arguments: &[OsString]) -> Option<usize> {
+    let takes_value = |option: &str| {
+        command
+            .get_arguments()
+            .filter(|known| match option.strip_prefix("--") {
+                Some(long) => known.get_long() == Some(long),
+                None => option
+                    .strip_prefix('-')
+                    .is_some_and(|s| known.get_short().is_some_and(|c| s == c.to_string())),
+            })
+            .any(|known| known.get_action().takes_values())
+    };
+    let mut words = arguments.iter().enumerate().skip(1);
+    while let Some((place, word)) = words.next() {
+        match word.to_str() {
+            // Behind "--", everything is a name.
+            Some("--") => return None,
+            Some(option) if option.starts_with('-') && option != "-" => {
+                if takes_value(option) {
+                    words.next();
+                }
+            }
+            _ => return Some(place),
+        }
+    }
+    None
+}
+
+fn settle(common: CommonArgs) -> Common {
+    Common {
+        config: common.config,
+        verify_tls: !common.no_verify_ssl,
+        ssh_ciphers: Some(common.ssh_ciphers).filter(|ciphers| ciphers != "-"),
+        json: common.json,
+        debug: common.debug,
+    }
+}
+
+fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
+    let guests = arguments.guests;
+    if arguments.target_vmid.is_some() && guests.len() > 1 {
+        return Err(error(
+            ErrorKind::ArgumentConflict,
+            "--target-vmid is for one VM, and several were named",
+        ));
+    }
+    Ok(MoveCommand {
+        request: MoveRequest {
+            skip_disks: arguments.skip_disks,
+            // Without its disks, the guest cannot start.
+            skip_start: arguments.skip_start || arguments.skip_disks,
+            wait_before_stop: arguments.wait_before_stop,
+            ignore_exists: arguments.ignore_exists,
+            target_vmid: arguments.target_vmid,
+            max_downtime: arguments.max_downtime,
+            stop_timeout: arguments.stop_timeout,
+            ..request(arguments.place, guests, arguments.tuning)?
+        },
+        dry_run: arguments.dry_run,
+        yes: arguments.yes,
+        common: settle(arguments.common),
+    })
+}
+
+fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::Error> {
+    Ok(MoveCommand {
+        request: MoveRequest {
+            ignore_exists: arguments.ignore_exists,
+            ..request(arguments.place, arguments.guests, arguments.tuning)?
+        },
+        dry_run: true,
+        yes: false,
+        common: settle(arguments.common),
+    })
+}
+
+fn request(
+    place: arguments::Place,
+    guests: Vec<String>,
+    tuning: Tuning,
+) -> Result<MoveRequest, clap::Error> {
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = guests.iter().find(|guest| !seen.insert(guest.as_str())) {
+        return Err(error(
+            ErrorKind::ValueValidation,
+            format!("VM '{twice}' is named twice"),
+        ));
+    }
+    let arguments::Place {
+        source,
+        destination,
+        node,
+        storage,
+    }: arguments::Place = place;
+    let (source, target): (ClusterAlias, ClusterAlias) = (source, destination);
+    let (node, storage): (NodeName, StorageId) = (node, storage);
+    Ok(MoveRequest {
+        source,
+        target,
+        node,
+        storage,
+        guests,
+        skip_disks: false,
+        skip_start: false,
+        wait_before_stop: false,
+        ignore_exists: false,
+        target_vmid: None,
+        bridges: unique("--map-bridge", tuning.map_bridge)?,
+        storages: unique("--map-storage", tuning.map_storage)?,
+        max_downtime: None,
+        stop_timeout: arguments::DEFAULT_STOP_TIMEOUT,
+        route: match tuning.route {
+            RouteArg::Auto => None,
+            RouteArg::Direct => Some(Route::Direct),
+            RouteArg::Relay => Some(Route::Relay),
+        },
+        verify: match tuning.verify {
+            VerifyArg::Full => Verify::Full,
+            VerifyArg::Transfer => Verify::Transfer,
+        },
+        limit: tuning.bwlimit.map(Bandwidth::mbit_per_second),
+        parallel: usize::from(tuning.parallel),
+    })
+}
+
+/// Makes a map of `A=B` pairs; two different answers for one `A` are refused.
+fn unique<K, V>(option: &str, pairs: Vec<(K, V)>) -> Result<BTreeMap<K, V>, clap::Error>
+where
+    K: Ord + Clone + std::fmt::Display,
+    V: PartialEq,
+{
+    let mut map = BTreeMap::new();
+    for (key, value) in pairs {
+        if map.get(&key).is_some_and(|known| *known != value) {
+            return Err(error(
+                ErrorKind::ValueValidation,
+                format!("{option} maps '{key}' to two different names"),
+            ));
+        }
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+/// Returns whether arguments ask for developers' output, before they are understood; for setting up the log first.
+pub fn wants_debug<T: AsRef<OsStr>>(arguments: &[T]) -> bool {
+    arguments
+        .iter()
+        .map(AsRef::as_ref)
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--debug")
+}

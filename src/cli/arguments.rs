@@ -1,0 +1,334 @@
+//! The command line as clap knows it. Its help texts are the manual.
+//!
+//! Declarations only; `cli.rs` turns them into a request. Names and meanings of the original's options never change.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::pve::drive::DriveKey;
+use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
+
+/// How long a guest may take to shut down: what Proxmox VE's own dialogs give it is 60 s, and guests that are moved
+/// are the large ones.
+pub(super) const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(120);
+
+const USAGE: &str = "proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
+       proxmove [OPTIONS] COMMAND ...";
+
+const AFTER_HELP: &str = "\
+Cluster aliases and storage locations are defined in ~/.proxmoverc (or see \
+--config); proxmoverc.sample explains it. It needs [pve:ALIAS] sections with the \
+API's URL. [storage:ALIAS:NAME] sections with \"ssh\", \"path\" and \"temp\" can be \
+left out where the API knows it all; 'proxmove config show' prints them.
+
+A move that was interrupted is continued by the same command. The source VM \
+stays where it is, stopped, as NAME--MIGRATED.
+
+Exit codes:
+    0  done
+    1  a bug in proxmove
+    2  the command line was not understood
+    3  the configuration cannot be used
+    4  refused; nothing was changed
+    5  failed; the source VM is as it was
+    6  failed, and the source VM is down; the error says what to do
+  130  interrupted; the source VM is up
+With several VMs, the worst counts; down is the worst of all.";
+
+/// Moves virtual machines from one Proxmox VE cluster to another.
+#[derive(Debug, Parser)]
+#[command(
+    name = "proxmove",
+    version,
+    override_usage = USAGE,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+    #[command(flatten)]
+    pub(super) classic: Option<MoveArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Move VMs: the same as without a command, for a SOURCE that is called like a command
+    #[command(
+        override_usage = "proxmove move [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...",
+        after_help = "See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Move(MoveArgs),
+    /// Try everything a move needs, without moving anything
+    ///
+    /// Tests the configuration, whether APIs and storage machines can be reached, rights, tools, free space and clocks.
+    /// Names each missing right and the command that grants it. With VMs, it also checks these.
+    #[command(
+        override_usage = "proxmove check [OPTIONS] SOURCE DESTINATION NODEID STORAGE [VM...]",
+        after_help = "Exit codes: 0 all is well, 3 the configuration cannot be used, 4 a move would be refused."
+    )]
+    Check(CheckArgs),
+    /// Show the configuration
+    #[command(arg_required_else_help = true)]
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "For bash: proxmove completions bash > ~/.local/share/bash-completion/completions/proxmove"
+    )]
+    Completions {
+        /// Shell to complete for
+        shell: Shell,
+    },
+    /// Print the manual page: proxmove man | man -l -
+    Man,
+    /// Move a VM between two simulated clusters, and leave nothing behind
+    ///
+    /// Starts two simulated clusters in a temporary directory, moves a running VM with two disks from one to the other,
+    /// and removes everything. Needs no configuration, no cluster and no rights.
+    Demo(CommonArgs),
+    /// Keep two simulated clusters running, to try proxmove out
+    ///
+    /// Prints a proxmoverc for them. They end with Ctrl-C, and nothing is left behind.
+    Sim(CommonArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Print all clusters and storages, each with where it comes from
+    ///
+    /// Asks the clusters for storages that have no section in the configuration. Secrets are shown as ***.
+    Show(CommonArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MoveArgs {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// One or more VMs (guests) to move, by name
+    #[arg(value_name = "VM", required = true, value_parser = guest)]
+    pub(super) guests: Vec<String>,
+
+    /// Show the plan and stop before doing any writes
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Do the move, but skip copying of the disks; implies --skip-start
+    #[arg(long)]
+    pub(super) skip_disks: bool,
+    /// Do the move, but do not start the new VM
+    #[arg(long)]
+    pub(super) skip_start: bool,
+    /// Prepare the move, but ask for confirmation before shutting down the old VM (useful if you have to move
+    /// networks/IPs); copying goes on meanwhile, so that little is left to copy
+    #[arg(long)]
+    pub(super) wait_before_stop: bool,
+    /// Continue when the target VM already exists; allows moving to the same cluster
+    #[arg(long)]
+    pub(super) ignore_exists: bool,
+    /// Answer every question with yes
+    #[arg(long)]
+    pub(super) yes: bool,
+
+    /// VMID on the destination; the next free one otherwise
+    #[arg(long, value_name = "VMID", help_heading = "Mapping")]
+    pub(super) target_vmid: Option<Vmid>,
+
+    /// Keep copying while the VM runs until the rest is estimated to take less than this (30s, 2min), as long as that
+    /// pays
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Downtime")]
+    pub(super) max_downtime: Option<Duration>,
+    /// How long the VM may take to shut down before it is switched off
+    #[arg(long, value_name = "TIME", value_parser = time_to_stop, default_value = "120s", help_heading = "Downtime")]
+    pub(super) stop_timeout: Duration,
+
+    #[command(flatten)]
+    pub(super) tuning: Tuning,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// VMs (guests) to check, by name
+    #[arg(value_name = "VM", value_parser = guest)]
+    pub(super) guests: Vec<String>,
+    /// Accept a target VM that already exists; allows moving to the same cluster
+    #[arg(long)]
+    pub(super) ignore_exists: bool,
+    #[command(flatten)]
+    pub(super) tuning: Tuning,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Alias of the source cluster
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: ClusterAlias,
+    /// Alias of the destination cluster
+    #[arg(value_name = "DESTINATION")]
+    pub(super) destination: ClusterAlias,
+    /// Node on the destination cluster
+    #[arg(value_name = "NODEID")]
+    pub(super) node: NodeName,
+    /// Storage on the destination node
+    #[arg(value_name = "STORAGE")]
+    pub(super) storage: StorageId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tuning {
+    /// Connect interfaces on bridge A of the source to bridge B of the destination; repeatable, or comma separated
+    #[arg(long, value_name = "A=B", value_parser = bridge_pair, value_delimiter = ',', help_heading = "Mapping")]
+    pub(super) map_bridge: Vec<(String, String)>,
+    /// Put this drive (scsi1) onto another storage than STORAGE; repeatable, or comma separated
+    #[arg(long, value_name = "DRIVE=STORAGE", value_parser = drive_pair, value_delimiter = ',', help_heading = "Mapping")]
+    pub(super) map_storage: Vec<(DriveKey, StorageId)>,
+
+    /// Limit bandwidth in Mbit/s
+    #[arg(long, value_name = "MBPS", value_parser = clap::value_parser!(u64).range(1..=10_000_000), help_heading = "Copying")]
+    pub(super) bwlimit: Option<u64>,
+    /// How the bytes travel: from storage machine to storage machine, or through this one
+    #[arg(long, value_enum, default_value_t, help_heading = "Copying")]
+    pub(super) route: RouteArg,
+    /// Drives to copy at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Copying")]
+    pub(super) parallel: u8,
+    /// What to compare before the source is retired: what is on the target's disks, or only what arrived there
+    #[arg(long, value_enum, default_value_t, help_heading = "Copying")]
+    pub(super) verify: VerifyArg,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CommonArgs {
+    /// Use alternate configuration inifile [default: ~/.proxmoverc]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "FILENAME",
+        help_heading = "Connections"
+    )]
+    pub(super) config: Option<PathBuf>,
+    /// Skip ssl verification on the api hosts (fingerprint= in the configuration is the safe way)
+    #[arg(long, help_heading = "Connections")]
+    pub(super) no_verify_ssl: bool,
+    /// Comma separated list of ssh ciphers to prefer; set to "-" to use ssh defaults
+    #[arg(
+        long,
+        value_name = "CIPHERS",
+        value_parser = ciphers,
+        default_value = super::DEFAULT_SSH_CIPHERS,
+        help_heading = "Connections"
+    )]
+    pub(super) ssh_ciphers: String,
+    /// Print events or results as JSON on standard output, one object a line
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+    /// Enable extra debug logging
+    #[arg(long, help_heading = "Output")]
+    pub(super) debug: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum RouteArg {
+    /// Direct where the machines reach each other, else relay
+    #[default]
+    Auto,
+    /// From storage machine to storage machine
+    Direct,
+    /// Through this machine
+    Relay,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum VerifyArg {
+    /// Read back what is on the target's disks
+    #[default]
+    Full,
+    /// Trust the target's disks to keep what arrived
+    Transfer,
+}
+
+fn guest(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("a VM's name is one word".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "write a time with its unit, such as 30s or 2min".to_owned())
+}
+
+fn time_to_stop(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        short if short < Duration::from_secs(1) => {
+            Err("a guest needs at least 1s to stop".to_owned())
+        }
+        long => Ok(long),
+    }
+}
+
+fn pair(text: &str) -> Result<(&str, &str), String> {
+    match text
+        .split_once('=')
+        .map(|(from, to)| (from.trim(), to.trim()))
+    {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() && !to.contains('=') => {
+            Ok((from, to))
+        }
+        _ => Err("write two names with '=' between them".to_owned()),
+    }
+}
+
+fn bridge_pair(text: &str) -> Result<(String, String), String> {
+    let (from, to) = pair(text)?;
+    // The names of Linux interfaces and of PVE's virtual networks; anything else could change the meaning of netN.
+    let is_name = |name: &str| {
+        name.chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
+    if is_name(from) && is_name(to) {
+        Ok((from.to_owned(), to.to_owned()))
+    } else {
+        Err("a bridge's name has letters, digits, '.', '-' and '_'".to_owned())
+    }
+}
+
+fn drive_pair(text: &str) -> Result<(DriveKey, StorageId), String> {
+    let (drive, storage) = pair(text)?;
+    Ok((
+        drive
+            .parse()
+            .map_err(|error: crate::pve::id::InvalidId| error.to_string())?,
+        storage
+            .parse()
+            .map_err(|error: crate::pve::id::InvalidId| error.to_string())?,
+    ))
+}
+
+fn ciphers(text: &str) -> Result<String, String> {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "@.-_".contains(c))
+    };
+    if text == "-" || text.split(',').all(is_name) {
+        Ok(text.to_owned())
+    } else {
+        Err("write ciphers separated by commas, or \"-\" for ssh defaults".to_owned())
+    }
+}
