@@ -49,6 +49,9 @@ pub struct Output {
 /// What went wrong on the way to or from a host. Display is a lowercase fragment without its source.
 #[derive(Debug, thiserror::Error)]
 pub enum ShellError {
+    /// ~/.ssh/config cannot be understood, or asks for something that does not exist here.
+    #[error("{0}")]
+    Configuration(String),
     /// The host could not be reached.
     #[error("cannot connect to {address}")]
     Connect {
