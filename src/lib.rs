@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod config;
 pub mod host;
 pub mod plan;
+pub mod porter;
 pub mod pve;
 pub mod report;
 pub mod transfer;
