@@ -38,10 +38,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+pub(crate) use direct::{LONGEST_MESSAGE, SETUP, message};
 pub(crate) use error::Report;
+pub(crate) use pace::Bucket;
 pub(crate) use places::Target;
 pub(crate) use seal::SourceState;
-pub(crate) use tell::Line;
+pub(crate) use tell::{Counts, Line};
 
 use error::PorterError;
 use places::Places;
