@@ -1,9 +1,10 @@
 //! Machines reached over SSH: the trait [`Shell`], and who implements it.
 //!
 //! This module runs commands; it never decides which. `moves` never talks to a shell, only `transfer` and `check` do.
-//! Read next: [`command`], then `ssh.rs` (the only place that knows ssh2) and `local.rs` (this machine, for tests and
-//! the storage lab).
+//! Read next: [`command`], then [`ssh`] (the only place that knows ssh2), [`local`] (this machine, for tests and the
+//! storage lab).
 
+mod collect;
 pub mod command;
 pub mod local;
 pub mod ssh;
@@ -135,4 +136,36 @@ pub trait Shell: Send + Sync {
 
     /// Starts a long-running command on a connection of its own.
     async fn stream(&self, command: &Command) -> Result<Stream, ShellError>;
+}
+
+/// How many bytes are read at once, and the size of one element of a [`Stream`]'s queues.
+const CHUNK: usize = 256 << 10;
+
+/// How many elements a [`Stream`]'s queues hold: enough to keep both sides busy, little enough to feel back-pressure.
+const QUEUE: usize = 8;
+
+/// Returns a signal's name without `SIG`, as SSH spells it (RFC 4254, 6.10).
+fn signal_name(signal: i32) -> String {
+    const NAMES: [(i32, &str); 13] = [
+        (1, "HUP"),
+        (2, "INT"),
+        (3, "QUIT"),
+        (4, "ILL"),
+        (6, "ABRT"),
+        (8, "FPE"),
+        (9, "KILL"),
+        (10, "USR1"),
+        (11, "SEGV"),
+        (12, "USR2"),
+        (13, "PIPE"),
+        (14, "ALRM"),
+        (15, "TERM"),
+    ];
+    NAMES
+        .iter()
+        .find(|(number, _)| *number == signal)
+        .map_or_else(
+            || format!("signal {signal}"),
+            |(_, name)| (*name).to_owned(),
+        )
 }
