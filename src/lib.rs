@@ -16,6 +16,7 @@ pub mod error;
 pub mod host;
 pub mod moves;
 pub mod plan;
+pub mod porter;
 pub mod pve;
 pub mod report;
 pub mod transfer;

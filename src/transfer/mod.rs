@@ -3,7 +3,12 @@
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
 //! Read next: `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
 
+pub mod carry;
+pub mod image;
+mod lines;
 pub mod probe;
+mod stock;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +147,9 @@ pub struct PassReport {
     pub duration: Duration,
     /// BLAKE3 over the content, in hexadecimal; only of a final pass.
     pub digest: Option<String>,
+    /// Bytes on the target's disk that were not what had been written there, and were replaced. More than none means
+    /// that the target's storage does not keep what it is given.
+    pub repaired: Bytes,
 }
 
 /// What went wrong with a volume. Display is a lowercase fragment without its source.
@@ -177,6 +185,18 @@ pub enum TransferError {
         drive: DriveKey,
         /// First offset that differs.
         offset: u64,
+    },
+    /// The source host cannot connect to the target host; nothing was carried, another route may work.
+    #[error("no direct way from {source_address} to {target_address} for {drive}: {reason}")]
+    DirectRoute {
+        /// The drive.
+        drive: DriveKey,
+        /// The source host.
+        source_address: String,
+        /// The target host.
+        target_address: String,
+        /// What ssh said there.
+        reason: String,
     },
     /// Something that is not ours is in the way.
     #[error("{path} on {address} exists and is not proxmove's")]

@@ -1,0 +1,112 @@
+//! The seal: proof that a final pass completed, and of what.
+//!
+//! A volume is synced only while the source still has the times and size it had during that pass, and the target, too;
+//! so a seal cannot outlive a write to either. Block devices have no such times and are never synced by a seal. Read
+//! next: `places.rs`.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::PorterError;
+use super::manifest::{remove_file, sync_directory};
+
+/// What tells one state of a source volume from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceState {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Last write, nanoseconds since 1970.
+    pub(crate) written: i128,
+    /// Last change of the inode, nanoseconds since 1970; cannot be set back by a program.
+    pub(crate) changed: i128,
+    /// The inode.
+    pub(crate) inode: u64,
+    /// Whether this is a file, whose times tell of writes; a block device's do not.
+    pub(crate) file: bool,
+}
+
+impl SourceState {
+    /// Looks at a volume.
+    pub(crate) fn of(path: &Path) -> Result<SourceState, PorterError> {
+        let found = std::fs::metadata(path).map_err(PorterError::file("look at", path))?;
+        let nanoseconds =
+            |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        let file = found.is_file();
+        let times = |value| if file { value } else { 0 };
+        Ok(SourceState {
+            size: found.len(),
+            written: times(nanoseconds(found.mtime(), found.mtime_nsec())),
+            changed: times(nanoseconds(found.ctime(), found.ctime_nsec())),
+            inode: found.ino(),
+            file,
+        })
+    }
+
+    /// Returns the state as it travels.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// What a final pass leaves in the target's temp directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    /// 1.
+    pub(crate) version: u32,
+    /// The source as the pass found and left it.
+    pub(crate) source: SourceState,
+    /// What both sides agreed on, in hexadecimal.
+    pub(crate) digest: String,
+    /// The target volume.
+    pub(crate) path: String,
+    /// Its size when the pass ended.
+    pub(crate) target_size: u64,
+    /// Its last write when the pass ended, nanoseconds since 1970.
+    pub(crate) target_written: i128,
+}
+
+impl Seal {
+    /// Writes the seal, durably, complete or not at all.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), PorterError> {
+        let draft = path.with_extension("seal-new");
+        let json = serde_json::to_vec(self)
+            .map_err(|error| PorterError::file("write", path)(error.into()))?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(PorterError::file("create", &draft))?;
+        file.write_all(&json)
+            .and_then(|()| file.sync_all())
+            .map_err(PorterError::file("write", &draft))?;
+        std::fs::rename(&draft, path).map_err(PorterError::file("create", path))?;
+        sync_directory(path)
+    }
+
+    /// Reads a seal; `None` when there is none that makes sense.
+    pub(crate) fn read(path: &Path) -> Option<Seal> {
+        let json = std::fs::read(path).ok()?;
+        let seal: Seal = serde_json::from_slice(&json).ok()?;
+        (seal.version == 1).then_some(seal)
+    }
+
+    /// Breaks the seal, durably. Call before a pass writes.
+    pub(crate) fn break_it(path: &Path) -> Result<(), PorterError> {
+        if path.exists() {
+            remove_file(path)?;
+            sync_directory(path)?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the target is as the pass left it.
+    pub(crate) fn holds_for(&self, target: &SourceState) -> bool {
+        self.target_size == target.size && self.target_written == target.written
+    }
+}
