@@ -51,6 +51,8 @@ pub struct GuestMove {
     pub mark: Mark,
     /// The volumes that are copied.
     pub pairs: Vec<Pair>,
+    /// Whether the direct route turned out not to work, so that this run relays.
+    relays: std::sync::atomic::AtomicBool,
 }
 
 /// What stopped a move. Display is a lowercase fragment without its source.
@@ -247,6 +249,16 @@ impl Mover {
 }
 
 impl GuestMove {
+    /// Returns a move that has not looked at anything yet.
+    pub fn new(plan: GuestPlan, mark: Mark, pairs: Vec<Pair>) -> GuestMove {
+        GuestMove {
+            plan,
+            mark,
+            pairs,
+            relays: false.into(),
+        }
+    }
+
     fn source(&self) -> String {
         format!("{}/{}", self.plan.source_cluster, self.plan.source.vmid)
     }

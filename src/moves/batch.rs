@@ -1,0 +1,218 @@
+//! Several guests with one command: survey, decide, show, and then one move after the other.
+//!
+//! One guest's failure does not stop the others; the exit code is the worst. Read next: `mod.rs`.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Arc;
+
+use super::hosts::Hosts;
+use super::survey::{self, Derive, Sections};
+use super::{GuestMove, MoveError, Mover, Stopped, resume};
+use crate::cluster::Api;
+use crate::config::Config;
+use crate::error::{ExitCode, Failure};
+use crate::plan::aftermath::{SourceLeft, describe, source_left};
+use crate::plan::decide::{Decision, decide, hosts_to_ask};
+use crate::plan::facts::{Existing, ExistingMoves};
+use crate::plan::mark::Mark;
+use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, show};
+use crate::report::Event;
+
+/// What a batch needs beside the mover.
+pub struct Batch<'a> {
+    /// Moves one guest.
+    pub mover: Mover,
+    /// Connections to the storage hosts.
+    pub hosts: Arc<Hosts>,
+    /// proxmoverc.
+    pub config: &'a Config,
+    /// Derives storage sections that proxmoverc does not have.
+    pub derive: &'a Derive<'a>,
+    /// Who runs this, `user@machine`, for the marks.
+    pub identity: String,
+}
+
+impl Batch<'_> {
+    /// Observes and decides; changes nothing.
+    pub async fn decide(&self, request: &MoveRequest) -> Result<(Decision, ExistingMoves), Failure> {
+        let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
+            Failure::new(ExitCode::Failed, error)
+                .context(format!("{what} failed"))
+                .state("nothing was changed")
+                .next("mend that and run the same command again; `proxmove check` looks at everything at once")
+        };
+        let sections = Sections { config: self.config, derive: self.derive };
+        let (source, target): (&dyn Api, &dyn Api) = (&*self.mover.source, &*self.mover.target);
+        let target_facts = survey::target(target, request, sections)
+            .await
+            .map_err(|error| failed("looking at the target cluster", &error))?;
+        let existing = resume::find(&request.guests, &target_facts.guests, target)
+            .await
+            .map_err(|error| failed("looking for interrupted moves", &error))?;
+        let source_facts = survey::source(source, request, sections, &existing)
+            .await
+            .map_err(|error| failed("looking at the source cluster", &error))?;
+        let ask = hosts_to_ask(request, &source_facts, &target_facts, &existing);
+        let addresses: BTreeSet<_> = ask.keys().map(|key| key.ssh.clone()).collect();
+        let shells = self.hosts.connect(addresses).await;
+        let hosts = survey::hosts(&ask, &shells).await;
+        Ok((decide(request, &source_facts, &target_facts, &hosts, &existing), existing))
+    }
+
+    /// Prints the plan to `out` and changes nothing.
+    pub async fn dry_run(
+        &self,
+        request: &MoveRequest,
+        json: bool,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode, Failure> {
+        let (decision, _) = self.decide(request).await?;
+        let text = if json {
+            serde_json::to_string_pretty(&show::shown(request, &decision)).unwrap_or_default() + "\n"
+        } else {
+            show::text(request, &decision)
+        };
+        // A reader that closed the pipe has seen enough.
+        let _ = out.write_all(text.as_bytes());
+        Ok(if decision.refused() { ExitCode::Refused } else { ExitCode::Done })
+    }
+
+    /// Moves all guests of the request. Refuses before anything is written when one of them must not be moved.
+    pub async fn run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
+        let (decision, existing) = self.decide(request).await?;
+        if decision.refused() {
+            return Err(refusal(&decision));
+        }
+        for verdict in decision.all_verdicts() {
+            self.mover.reporter.tell(&Event::Warning {
+                guest: verdict.guest.clone(),
+                text: format!("{} ({})", verdict.reason, verdict.remedy),
+            });
+        }
+        let mut worst = Vec::new();
+        for plan in decision.plans {
+            if self.mover.interrupt.is_asked() {
+                worst.push(ExitCode::Interrupted);
+                break;
+            }
+            let began = existing.get(&plan.name);
+            worst.push(self.guest(plan, began, request).await);
+        }
+        Ok(ExitCode::worst(worst))
+    }
+
+    async fn guest(&self, plan: GuestPlan, began: Option<&Existing>, request: &MoveRequest) -> ExitCode {
+        if let Some(began) = began
+            && !self.may_continue(&plan, &began.mark)
+        {
+            return ExitCode::Interrupted;
+        }
+        let was_running = began.map_or(plan.running, |began| began.mark.running);
+        let mark = began.map_or_else(|| self.mark(&plan), |began| began.mark.clone());
+        let pairs = match self.hosts.pairs(&plan, request) {
+            Ok(pairs) => pairs,
+            Err(error) => {
+                let failure = Failure::new(ExitCode::Failed, &error);
+                return self.tell_failed(&plan.name, failure);
+            }
+        };
+        let job = GuestMove::new(plan, mark, pairs);
+        match self.mover.run(&job, request).await {
+            Ok(_) => ExitCode::Done,
+            Err(stopped) => self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running)),
+        }
+    }
+
+    /// Asks whether to continue an interrupted move; without anybody to ask it is continued.
+    fn may_continue(&self, plan: &GuestPlan, mark: &Mark) -> bool {
+        let question = format!(
+            "{}: {} began to move it on {} and did not finish. Continue?",
+            plan.name, mark.by, mark.since
+        );
+        let agreed = self.mover.operator.confirm(&question).unwrap_or(true);
+        if !agreed {
+            self.mover.reporter.tell(&Event::Notice {
+                guest: Some(plan.name.clone()),
+                text: "left as it is; nothing was changed".to_owned(),
+            });
+        }
+        agreed
+    }
+
+    fn mark(&self, plan: &GuestPlan) -> Mark {
+        let volumes = plan
+            .drives
+            .iter()
+            .filter_map(|drive| match &drive.action {
+                DriveAction::Copy(volume) => Some((drive.key, volume.target.clone())),
+                DriveAction::Set { .. } | DriveAction::Leave => None,
+            })
+            .collect();
+        Mark {
+            source_cluster: plan.source_cluster.clone(),
+            source: plan.source.clone(),
+            name: plan.name.clone(),
+            running: plan.running,
+            onboot: plan.onboot,
+            by: self.identity.clone(),
+            since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            volumes,
+        }
+    }
+
+    fn tell_failed(&self, guest: &str, failure: Failure) -> ExitCode {
+        self.mover.reporter.tell(&Event::MoveFailed {
+            guest: guest.to_owned(),
+            error: failure.error,
+            state: failure.state.unwrap_or_default(),
+            next: failure.next.unwrap_or_default(),
+            exit_code: failure.exit.code(),
+        });
+        failure.exit
+    }
+}
+
+/// Turns a move that stopped into what the operator reads.
+fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
+    let asked = matches!(
+        stopped.error,
+        MoveError::Interrupted { .. } | MoveError::Declined { .. }
+    );
+    let exit = match source_left(&stopped.rung, was_running) {
+        SourceLeft::Down | SourceLeft::Unclear => ExitCode::SourceDown,
+        SourceLeft::AsItWas | SourceLeft::TakenOver if asked => ExitCode::Interrupted,
+        SourceLeft::AsItWas | SourceLeft::TakenOver => ExitCode::Failed,
+    };
+    let aftermath = describe(&stopped.rung, plan, was_running);
+    let mut failure = Failure::new(exit, &stopped.error);
+    failure.error[0] = format!(
+        "{}: {} ({}/{} -> {}/{})",
+        failure.error[0],
+        plan.name,
+        plan.source_cluster,
+        plan.source.vmid,
+        plan.target_cluster,
+        plan.target.vmid
+    );
+    failure.state(aftermath.state).next(aftermath.next)
+}
+
+fn refusal(decision: &Decision) -> Failure {
+    let refusals: Vec<_> = decision
+        .all_verdicts()
+        .filter(|verdict| verdict.severity == Severity::Refuse)
+        .collect();
+    let mut failure = Failure::message(
+        ExitCode::Refused,
+        format!("refused for {} reason(s), nothing was changed", refusals.len()),
+    );
+    for verdict in refusals {
+        let guest = verdict.guest.as_ref().map(|guest| format!("{guest}: ")).unwrap_or_default();
+        failure.error.push(format!("{guest}{} [{}]", verdict.reason, verdict.code));
+        failure.error.push(format!("remedy: {}", verdict.remedy));
+    }
+    failure
+        .state("nothing was changed")
+        .next("follow the remedies and run the same command again, with -n to see the whole plan")
+}
