@@ -19,5 +19,6 @@ pub mod plan;
 pub mod porter;
 pub mod pve;
 pub mod report;
+pub mod sim;
 pub mod transfer;
 pub mod units;

@@ -1,0 +1,277 @@
+//! The cluster as a whole: release, members, resources, free ids, jobs, HA.
+
+use serde_json::{Map, Value, json};
+
+use super::{Call, Refusal, Reply, nodes};
+use crate::sim::world::guest::Guest;
+
+/// `GET /version` and `GET /nodes/N/version`.
+pub(super) fn version(call: &mut Call<'_>) -> Reply {
+    let cluster = &call.cluster;
+    let mut reply = json!({"version": cluster.version, "release": cluster.release_text()});
+    let id = match cluster.release() >= (7, 0) {
+        true => "2a5fa54a8503f96d",
+        false => "2a5fa54a",
+    };
+    reply["repoid"] = json!(id);
+    Ok(reply)
+}
+
+/// `GET /cluster/status`.
+pub(super) fn status(call: &mut Call<'_>) -> Reply {
+    let cluster = &call.cluster;
+    let several = cluster.nodes.len() > 1;
+    let mut rows = Vec::new();
+    if several {
+        rows.push(json!({
+            "type": "cluster", "id": "cluster", "name": cluster.alias, "version": 3,
+            "nodes": cluster.nodes.len(), "quorate": u8::from(quorate(call)),
+        }));
+    }
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        rows.push(json!({
+            "type": "node", "id": format!("node/{}", node.name), "name": node.name, "ip": node.ip,
+            "nodeid": if several { number + 1 } else { 0 }, "local": u8::from(number == 0),
+            "online": u8::from(node.online), "level": "",
+        }));
+    }
+    Ok(json!(rows))
+}
+
+fn quorate(call: &Call<'_>) -> bool {
+    let online = call.cluster.nodes.iter().filter(|node| node.online).count();
+    online * 2 > call.cluster.nodes.len()
+}
+
+/// `GET /cluster/resources`: what was broadcast last, except for a few things that every node knows at once.
+pub(super) fn resources(call: &mut Call<'_>) -> Reply {
+    let wanted = call.text("type");
+    let wants = |kind: &str| wanted.is_none_or(|wanted| wanted == kind);
+    let mut rows = Vec::new();
+    if wanted.is_none() {
+        for name in call.cluster.pools.keys() {
+            if call
+                .cluster
+                .may(&call.who, &format!("/pool/{name}"), &["Pool.Audit"])
+            {
+                rows.push(json!({"id": format!("/pool/{name}"), "type": "pool", "pool": name}));
+            }
+        }
+    }
+    if wants("vm") {
+        for guest in call.cluster.guests.values() {
+            if call
+                .cluster
+                .may(&call.who, &format!("/vms/{}", guest.vmid), &["VM.Audit"])
+            {
+                rows.push(Value::Object(guest_row(call, guest)));
+            }
+        }
+    }
+    if wants("node") {
+        for node in &call.cluster.nodes {
+            rows.push(Value::Object(nodes::row(call, node, true)));
+        }
+    }
+    if wants("storage") {
+        rows.extend(storage_rows(call));
+    }
+    if wants("sdn") && call.release() >= (7, 0) {
+        for node in &call.cluster.nodes {
+            let path = "/sdn/zones/localnetwork";
+            if node.online && call.cluster.may(&call.who, path, &["SDN.Audit", "SDN.Use"]) {
+                rows.push(json!({
+                    "id": format!("sdn/{}/localnetwork", node.name), "type": "sdn",
+                    "node": node.name, "sdn": "localnetwork", "status": "ok",
+                }));
+            }
+        }
+    }
+    Ok(json!(rows))
+}
+
+fn guest_row(call: &Call<'_>, guest: &Guest) -> Map<String, Value> {
+    let kind = if guest.container { "lxc" } else { "qemu" };
+    let online = call
+        .cluster
+        .node(&guest.node)
+        .is_some_and(|node| node.online);
+    let mut row = match call.cluster.broadcasts.get(&guest.vmid) {
+        Some(broadcast) if online => broadcast.row.clone(),
+        _ => Map::from_iter([("status".to_owned(), json!("unknown"))]),
+    };
+    row.insert("id".to_owned(), json!(format!("{kind}/{}", guest.vmid)));
+    row.insert("type".to_owned(), json!(kind));
+    row.insert("vmid".to_owned(), json!(guest.vmid));
+    row.insert("node".to_owned(), json!(guest.node));
+    if let Some(lock) = guest.lock() {
+        row.insert("lock".to_owned(), json!(lock));
+    }
+    if let Some(tags) = guest
+        .config
+        .get("tags")
+        .filter(|_| call.release() >= (7, 3))
+    {
+        row.insert("tags".to_owned(), json!(tags));
+    }
+    if let Some(pool) = call.cluster.pool_of(guest.vmid)
+        && call
+            .cluster
+            .may(&call.who, &format!("/pool/{pool}"), &["Pool.Audit"])
+    {
+        row.insert("pool".to_owned(), json!(pool));
+    }
+    if let Some(ha) = call.cluster.ha.iter().find(|ha| ha.guest == guest.vmid) {
+        row.insert("hastate".to_owned(), json!(ha.state));
+    }
+    row
+}
+
+fn storage_rows(call: &Call<'_>) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for node in &call.cluster.nodes {
+        for storage in &call.cluster.storages {
+            let path = format!("/storage/{}", storage.id);
+            if !call.cluster.storage_serves(storage, &node.name)
+                || !call.cluster.may(&call.who, &path, &["Datastore.Audit"])
+            {
+                continue;
+            }
+            let active = node.online && !storage.unmounted;
+            let mut row = json!({
+                "id": format!("storage/{}/{}", node.name, storage.id), "type": "storage",
+                "storage": storage.id, "node": node.name, "plugintype": storage.kind,
+                "shared": u8::from(storage.shared), "content": storage.content,
+                "status": if active { "available" } else { "unknown" },
+            });
+            if active {
+                row["maxdisk"] = json!(storage.capacity);
+                row["disk"] = json!(call.cluster.used_bytes(storage, &node.name));
+            }
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// `GET /cluster/nextid`. Nothing is reserved.
+pub(super) fn next_id(call: &mut Call<'_>) -> Reply {
+    let taken = &call.cluster.guests;
+    match call.text("vmid").and_then(|text| text.parse::<u32>().ok()) {
+        Some(vmid) if taken.contains_key(&vmid) => {
+            Err(Refusal::param("vmid", format!("VM {vmid} already exists")))
+        }
+        Some(vmid) => Ok(json!(vmid.to_string())),
+        None => {
+            let free = (100..)
+                .find(|vmid| !taken.contains_key(vmid))
+                .unwrap_or(100);
+            Ok(json!(free.to_string()))
+        }
+    }
+}
+
+/// `GET /cluster/options`.
+pub(super) fn options(call: &mut Call<'_>) -> Reply {
+    call.require("/", &["Sys.Audit"])?;
+    Ok(json!({"keyboard": "en-us"}))
+}
+
+/// `GET /cluster/replication`.
+pub(super) fn replication(call: &mut Call<'_>) -> Reply {
+    let rows: Vec<Value> = call
+        .cluster
+        .replication
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| {
+            call.cluster
+                .may(&call.who, &format!("/vms/{}", job.guest), &["VM.Audit"])
+        })
+        .map(|(place, job)| {
+            let earlier = &call.cluster.replication[..place];
+            let number = earlier
+                .iter()
+                .filter(|other| other.guest == job.guest)
+                .count();
+            json!({
+                "id": format!("{}-{number}", job.guest), "guest": job.guest, "jobnum": number,
+                "target": job.target, "type": "local", "schedule": job.schedule,
+            })
+        })
+        .collect();
+    Ok(json!(rows))
+}
+
+/// `GET /cluster/ha/resources`.
+pub(super) fn ha_resources(call: &mut Call<'_>) -> Reply {
+    let wanted = call.text("type");
+    let rows: Vec<Value> = call
+        .cluster
+        .ha
+        .iter()
+        .filter_map(|ha| {
+            let container = call.cluster.guests.get(&ha.guest)?.container;
+            let kind = if container { "ct" } else { "vm" };
+            let mut row = json!({
+                "sid": format!("{kind}:{}", ha.guest), "type": kind, "state": ha.state,
+                "digest": "0000000000000000000000000000000000000000",
+            });
+            if let Some(group) = &ha.group {
+                row["group"] = json!(group);
+            }
+            wanted.is_none_or(|wanted| wanted == kind).then_some(row)
+        })
+        .collect();
+    Ok(json!(rows))
+}
+
+/// `GET /cluster/ha/status/current`.
+pub(super) fn ha_current(call: &mut Call<'_>) -> Reply {
+    let cluster = &call.cluster;
+    let first = cluster.nodes.first().map_or("", |node| node.name.as_str());
+    let mut rows = vec![json!({
+        "id": "quorum", "type": "quorum", "node": first, "status": "OK", "quorate": u8::from(quorate(call)),
+    })];
+    if !cluster.ha.is_empty() {
+        rows.push(json!({
+            "id": "master", "type": "master", "node": first, "timestamp": 0, "status": format!("{first} (active)"),
+        }));
+    }
+    for ha in &cluster.ha {
+        let Some(guest) = cluster.guests.get(&ha.guest) else {
+            continue;
+        };
+        rows.push(json!({
+            "id": format!("service:vm:{}", ha.guest), "type": "service", "sid": format!("vm:{}", ha.guest),
+            "node": guest.node, "state": ha.state, "crm_state": ha.state, "request_state": ha.state,
+            "status": format!("vm:{} ({}, {})", ha.guest, guest.node, ha.state),
+            "max_relocate": 1, "max_restart": 1,
+        }));
+    }
+    Ok(json!(rows))
+}
+
+/// `GET /cluster/ha/status/manager_status`.
+pub(super) fn ha_manager(call: &mut Call<'_>) -> Reply {
+    let cluster = &call.cluster;
+    let first = cluster.nodes.first().map_or("", |node| node.name.as_str());
+    let nodes: Map<String, Value> = cluster
+        .nodes
+        .iter()
+        .map(|node| {
+            let state = if node.online { "online" } else { "unknown" };
+            (node.name.clone(), json!(state))
+        })
+        .collect();
+    let manager = match cluster.ha.is_empty() {
+        true => json!({}),
+        false => {
+            json!({"master_node": first, "node_status": nodes, "service_status": {}, "timestamp": 0})
+        }
+    };
+    Ok(json!({
+        "manager_status": manager, "lrm_status": {},
+        "quorum": {"node": first, "quorate": if quorate(call) { "1" } else { "0" }},
+    }))
+}

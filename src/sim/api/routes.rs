@@ -1,0 +1,82 @@
+//! Which function carries out which endpoint.
+
+use super::{Call, Refusal, Reply};
+use super::{
+    access, cluster, configure, create, destroy, guests, migrate, nodes, pools, power, storage,
+    tasks,
+};
+
+type Handler = fn(&mut Call<'_>) -> Reply;
+
+/// Returns the function of an endpoint in the table.
+pub(super) fn handler(method: &str, path: &str) -> Handler {
+    find(method, path).unwrap_or(missing)
+}
+
+/// Tells whether an endpoint has a function.
+#[cfg(test)]
+pub(super) fn known(method: &str, path: &str) -> bool {
+    find(method, path).is_some()
+}
+
+fn missing(_call: &mut Call<'_>) -> Reply {
+    Err(Refusal::died("this endpoint is not simulated"))
+}
+
+fn find(method: &str, path: &str) -> Option<Handler> {
+    let handler: Handler = match (method, path) {
+        ("GET", "/version" | "/nodes/{node}/version") => cluster::version,
+        ("POST", "/access/ticket") => access::login,
+        ("GET", "/access/permissions") => access::permissions,
+        ("GET", "/access/acl") => access::acl,
+        ("GET", "/cluster/status") => cluster::status,
+        ("GET", "/cluster/resources") => cluster::resources,
+        ("GET", "/cluster/nextid") => cluster::next_id,
+        ("GET", "/cluster/options") => cluster::options,
+        ("GET", "/cluster/replication") => cluster::replication,
+        ("GET", "/cluster/ha/resources") => cluster::ha_resources,
+        ("GET", "/cluster/ha/status/current") => cluster::ha_current,
+        ("GET", "/cluster/ha/status/manager_status") => cluster::ha_manager,
+        ("GET", "/cluster/tasks") => tasks::of_cluster,
+        ("GET", "/nodes") => nodes::list,
+        ("GET", "/nodes/{node}/status") => nodes::status,
+        ("GET", "/nodes/{node}/network") => nodes::network,
+        ("GET", "/nodes/{node}/capabilities/qemu/machines") => nodes::machines,
+        ("GET", "/nodes/{node}/capabilities/qemu/cpu") => nodes::cpus,
+        ("GET", "/nodes/{node}/tasks") => tasks::of_node,
+        ("GET", "/nodes/{node}/tasks/{upid}/status") => tasks::status,
+        ("GET", "/nodes/{node}/tasks/{upid}/log") => tasks::log,
+        ("DELETE", "/nodes/{node}/tasks/{upid}") => tasks::stop,
+        ("GET", "/nodes/{node}/qemu") => guests::list_vms,
+        ("GET", "/nodes/{node}/lxc") => guests::list_containers,
+        ("POST", "/nodes/{node}/qemu") => create::create,
+        ("DELETE", "/nodes/{node}/qemu/{vmid}") => destroy::destroy,
+        ("GET", "/nodes/{node}/qemu/{vmid}/config") => guests::config,
+        ("PUT", "/nodes/{node}/qemu/{vmid}/config") => configure::change,
+        ("POST", "/nodes/{node}/qemu/{vmid}/config") => configure::change_by_task,
+        ("GET", "/nodes/{node}/qemu/{vmid}/pending") => guests::pending,
+        ("GET", "/nodes/{node}/qemu/{vmid}/snapshot") => guests::snapshots,
+        ("GET", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config") => guests::snapshot_config,
+        ("GET", "/nodes/{node}/qemu/{vmid}/migrate") => migrate::preconditions,
+        ("PUT", "/nodes/{node}/qemu/{vmid}/resize") => configure::resize,
+        ("GET", "/nodes/{node}/qemu/{vmid}/status/current") => guests::current,
+        ("POST", "/nodes/{node}/qemu/{vmid}/status/start") => power::start,
+        ("POST", "/nodes/{node}/qemu/{vmid}/status/stop") => power::stop,
+        ("POST", "/nodes/{node}/qemu/{vmid}/status/shutdown") => power::shutdown,
+        ("GET", "/storage") => storage::configs,
+        ("GET", "/storage/{storage}") => storage::config,
+        ("GET", "/nodes/{node}/storage") => storage::of_node,
+        ("GET", "/nodes/{node}/storage/{storage}/status") => storage::status,
+        ("GET", "/nodes/{node}/storage/{storage}/content") => storage::content,
+        ("POST", "/nodes/{node}/storage/{storage}/content") => storage::allocate,
+        ("GET", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::volume,
+        ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::free,
+        ("GET", "/pools") => pools::list,
+        ("POST", "/pools") => pools::create,
+        ("PUT", "/pools" | "/pools/{poolid}") => pools::change,
+        ("DELETE", "/pools" | "/pools/{poolid}") => pools::delete,
+        ("GET", "/pools/{poolid}") => pools::show,
+        _ => return None,
+    };
+    Some(handler)
+}

@@ -1,0 +1,233 @@
+//! A simulated Proxmox VE: clusters that answer over real HTTPS, with real disk images behind them.
+//!
+//! For `proxmove demo`, for the tests, and for rehearsing. It is never kinder than the real thing: what Proxmox VE
+//! refuses, it refuses in the same words. It does not migrate, snapshot, clone, back up or run containers. Read next:
+//! [`world`] (the state), [`api`] (the answers).
+
+pub mod api;
+pub mod world;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use world::World;
+use world::faults::Faults;
+use world::machine::{GuestMachine, IdleMachine};
+use world::scenario::Scenario;
+
+use api::server::{Server, acceptor};
+
+/// One cluster of a running simulation, as a client sees it.
+#[derive(Clone, Debug)]
+pub struct SimulatedCluster {
+    /// Its alias.
+    pub alias: String,
+    /// Where its API listens.
+    pub address: SocketAddr,
+    /// SHA-256 of its certificate.
+    pub fingerprint: [u8; 32],
+    /// Its certificate as PEM; it is its own authority.
+    pub certificate_pem: String,
+    /// Its nodes and the directory that is the root of each one's file system.
+    pub nodes: Vec<SimulatedNode>,
+}
+
+/// One node of a simulated cluster.
+#[derive(Clone, Debug)]
+pub struct SimulatedNode {
+    /// Its name.
+    pub name: String,
+    /// The directory its storages are under: `/srv/x` of the scenario is `ROOT/srv/x`.
+    pub root: PathBuf,
+    /// Whether it is up.
+    pub online: bool,
+}
+
+/// Running clusters. They end when this is dropped; the directory is removed when the simulation made it.
+pub struct Simulation {
+    /// The clusters, in the order of the scenario.
+    pub clusters: Vec<SimulatedCluster>,
+    /// Where everything is.
+    pub directory: PathBuf,
+    world: Arc<Mutex<World>>,
+    machine: Arc<dyn GuestMachine>,
+    faults: Faults,
+    runtime: Option<tokio::runtime::Runtime>,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Simulation {
+    /// Starts the clusters of a scenario in a temporary directory; their guests never write.
+    pub fn start(scenario: Scenario) -> io::Result<Simulation> {
+        Simulation::start_with(scenario, Arc::new(IdleMachine))
+    }
+
+    /// Starts the clusters in a temporary directory, with `machine` playing the guests.
+    pub fn start_with(
+        scenario: Scenario,
+        machine: Arc<dyn GuestMachine>,
+    ) -> io::Result<Simulation> {
+        let temporary = tempfile::Builder::new().prefix("proxmove-sim-").tempdir()?;
+        let directory = temporary.path().to_owned();
+        let mut simulation = Simulation::start_in(scenario, machine, &directory)?;
+        simulation._temporary = Some(temporary);
+        Ok(simulation)
+    }
+
+    /// Starts the clusters in a directory, which must be empty and is kept.
+    pub fn start_in(
+        scenario: Scenario,
+        machine: Arc<dyn GuestMachine>,
+        directory: &Path,
+    ) -> io::Result<Simulation> {
+        let world = Arc::new(Mutex::new(world::setup::build(&scenario, directory)?));
+        // A runtime of its own: clients that block their thread must not stop the server.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("simulation")
+            .enable_all()
+            .build()?;
+        let mut simulation = Simulation {
+            clusters: Vec::new(),
+            directory: directory.to_owned(),
+            world,
+            machine,
+            faults: Faults::default(),
+            runtime: Some(runtime),
+            _temporary: None,
+        };
+        for place in 0..scenario.clusters.len() {
+            let cluster = simulation.serve(place)?;
+            simulation.clusters.push(cluster);
+        }
+        simulation.keep_broadcasting(Duration::from_millis(scenario.pace.broadcast.max(1)));
+        simulation.play_running_guests();
+        Ok(simulation)
+    }
+
+    /// Returns the cluster of that alias.
+    pub fn cluster(&self, alias: &str) -> Option<&SimulatedCluster> {
+        self.clusters.iter().find(|cluster| cluster.alias == alias)
+    }
+
+    /// Returns the rules for faults and the record of requests.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Looks at the state itself, for tests that compare or break it. Requests wait meanwhile.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the runtime the simulation is served by, for other servers of the same simulation.
+    pub fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        self.runtime.as_ref().map(tokio::runtime::Runtime::handle)
+    }
+
+    fn serve(&self, place: usize) -> io::Result<SimulatedCluster> {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
+        let fingerprint: [u8; 32] = Sha256::digest(certificate.cert.der()).into();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let mut world = self.world();
+        let cluster = &mut world.clusters[place];
+        let pairs: Vec<String> = fingerprint
+            .iter()
+            .map(|byte| format!("{byte:02X}"))
+            .collect();
+        cluster.fingerprint = pairs.join(":");
+        let described = SimulatedCluster {
+            alias: cluster.alias.clone(),
+            address,
+            fingerprint,
+            certificate_pem: certificate.cert.pem(),
+            nodes: cluster
+                .nodes
+                .iter()
+                .map(|node| SimulatedNode {
+                    name: node.name.clone(),
+                    root: cluster.directory.join(&node.name),
+                    online: node.online,
+                })
+                .collect(),
+        };
+        drop(world);
+        let tls = acceptor(&certificate)?;
+        let server = Server {
+            world: self.world.clone(),
+            place,
+            machine: self.machine.clone(),
+            faults: self.faults.clone(),
+        };
+        if let Some(runtime) = &self.runtime {
+            let _inside = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            runtime.spawn(server.serve(listener, tls));
+        }
+        Ok(described)
+    }
+
+    fn keep_broadcasting(&self, every: Duration) {
+        let world = self.world.clone();
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(every).await;
+                    let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
+                    for cluster in &mut world.clusters {
+                        cluster.refresh_broadcasts();
+                    }
+                }
+            });
+        }
+    }
+
+    fn play_running_guests(&self) {
+        let world = self.world();
+        for cluster in &world.clusters {
+            for guest in cluster.guests.values().filter(|guest| guest.run.is_some()) {
+                self.machine.start(&cluster.running_guest(guest));
+            }
+        }
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        {
+            let mut world = self.world();
+            for cluster in &mut world.clusters {
+                let running: Vec<_> = cluster
+                    .guests
+                    .values()
+                    .filter(|guest| guest.run.is_some())
+                    .cloned()
+                    .collect();
+                for guest in running {
+                    self.machine.stop(&cluster.running_guest(&guest), true);
+                }
+            }
+        }
+        if let Some(runtime) = self.runtime.take() {
+            // A plain drop would wait, and may not be done inside another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulation")
+            .field("clusters", &self.clusters)
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}

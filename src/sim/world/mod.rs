@@ -1,0 +1,159 @@
+//! The simulated world: clusters with nodes, storages, users and guests, all of it behind one mutex.
+//!
+//! Holds state and the rules that keep it consistent; it knows no HTTP and no parameter checks (that is `../api`).
+//! Disk images are real files under the simulation's directory. Read next: [`scenario`] (the start), [`guest`],
+//! [`storage`], [`rights`], [`task`], [`faults`].
+
+pub mod faults;
+pub mod guest;
+pub mod images;
+pub mod machine;
+pub mod rights;
+pub mod scenario;
+pub mod setup;
+pub mod storage;
+pub mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use guest::Guest;
+use rights::User;
+use scenario::{HaSpec, NodeSpec, Pace, ReplicationSpec, StorageSpec};
+use task::Task;
+
+/// All clusters.
+#[derive(Debug)]
+pub struct World {
+    /// The clusters, in the order of the scenario.
+    pub clusters: Vec<Cluster>,
+    /// How long things take.
+    pub pace: Pace,
+}
+
+/// What a node last broadcast about a guest.
+#[derive(Clone, Debug)]
+pub struct Broadcast {
+    /// Its fields, as `/cluster/resources` shows them.
+    pub row: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One resource pool.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    /// Its comment.
+    pub comment: Option<String>,
+    /// Its guests, which need not exist.
+    pub members: BTreeSet<u32>,
+}
+
+/// One cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its alias.
+    pub alias: String,
+    /// Its full version, `8.4.1`.
+    pub version: String,
+    /// Its nodes.
+    pub nodes: Vec<NodeSpec>,
+    /// Its storages.
+    pub storages: Vec<StorageSpec>,
+    /// Its users.
+    pub users: BTreeMap<String, User>,
+    /// Its pools.
+    pub pools: BTreeMap<String, Pool>,
+    /// Its replication jobs.
+    pub replication: Vec<ReplicationSpec>,
+    /// Its HA resources.
+    pub ha: Vec<HaSpec>,
+    /// Its guests.
+    pub guests: BTreeMap<u32, Guest>,
+    /// Its tasks, oldest first.
+    pub tasks: Vec<Task>,
+    /// What the nodes last said of their guests.
+    pub broadcasts: BTreeMap<u32, Broadcast>,
+    /// The directory that holds one directory tree per node.
+    pub directory: PathBuf,
+    /// The key its tickets are signed with.
+    pub ticket_key: String,
+    /// SHA-256 of its certificate as Proxmox VE writes it.
+    pub fingerprint: String,
+    /// When it was started.
+    pub born: Instant,
+    /// The newest process id given to a task or a guest.
+    pub last_pid: u32,
+}
+
+impl Cluster {
+    /// Returns the release as major and minor.
+    pub fn release(&self) -> (u32, u32) {
+        let mut numbers = self
+            .version
+            .split(['.', '-'])
+            .map(|n| n.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+
+    /// Returns `8.4`.
+    pub fn release_text(&self) -> String {
+        let (major, minor) = self.release();
+        format!("{major}.{minor}")
+    }
+
+    /// Returns the node of that name; `localhost` is the first.
+    pub fn node(&self, name: &str) -> Option<&NodeSpec> {
+        match name {
+            "localhost" => self.nodes.first(),
+            _ => self.nodes.iter().find(|node| node.name == name),
+        }
+    }
+
+    /// Returns the version of QEMU on a node.
+    pub fn qemu_version(&self, node: &str) -> String {
+        match self.node(node) {
+            Some(node) if !node.qemu.is_empty() => node.qemu.clone(),
+            _ => match self.release() {
+                (..=6, _) => "5.2.0".to_owned(),
+                (7, _) => "7.2.0".to_owned(),
+                (8, _) => "9.2.0".to_owned(),
+                _ => "10.1.2".to_owned(),
+            },
+        }
+    }
+
+    /// Returns the pool a guest is in.
+    pub fn pool_of(&self, vmid: u32) -> Option<&str> {
+        self.pools
+            .iter()
+            .find(|(_, pool)| pool.members.contains(&vmid))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Returns seconds since the start, plus some, so that nothing looks freshly booted.
+    pub fn uptime(&self) -> u64 {
+        3_600 + self.born.elapsed().as_secs()
+    }
+
+    /// Returns a new process id.
+    pub fn next_pid(&mut self) -> u32 {
+        self.last_pid += 1;
+        self.last_pid
+    }
+
+    /// Refreshes what the nodes say of their guests; done regularly by the simulation.
+    pub fn refresh_broadcasts(&mut self) {
+        let rows: Vec<(u32, Broadcast)> = self
+            .guests
+            .values()
+            .filter(|guest| self.node(&guest.node).is_some_and(|node| node.online))
+            .filter(|guest| !guest.is_being_created())
+            .map(|guest| {
+                let row = guest.resource_row(self);
+                (guest.vmid, Broadcast { row })
+            })
+            .collect();
+        // What nobody broadcasts any more stays until it is overwritten, as it does for five minutes on a real node.
+        self.broadcasts.extend(rows);
+    }
+}
