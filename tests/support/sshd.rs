@@ -62,7 +62,7 @@ impl Sshd {
         for attempt in 0.. {
             let port = free_port();
             let mut config = format!(
-                "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nStrictModes no\nUsePAM no\nLogLevel DEBUG1\n\
+                "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nStrictModes no\nUsePAM no\nLogLevel VERBOSE\n\
                  PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUseDNS no\n\
                  MaxStartups 100\nAuthorizedKeysFile {}\n",
                 path("authorized_keys").display()

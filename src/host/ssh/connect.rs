@@ -141,8 +141,6 @@ fn shake_hands(
     let failed = |error: ssh2::Error| Reach::Failed(other(&error));
     let mut session = Session::new().map_err(failed)?;
     session.set_timeout(ANSWER_PATIENCE.as_millis() as u32);
-    // Our own clock decides when to send; the library only must not hold it back.
-    session.set_keepalive(true, 5);
     prefer_known_keys(&session, destination).map_err(Reach::Failed)?;
     if let Some(list) = options.ciphers.as_deref().filter(|list| *list != "-") {
         prefer_ciphers(&session, list).map_err(Reach::Failed)?;
@@ -221,7 +219,8 @@ fn through_jumps(
     })
 }
 
-/// Asks for a host key of a type that known_hosts has, so that a known host is not taken for a changed one.
+/// Asks for a plain host key, of a type that known_hosts has if it has one, so that a known host is not taken for a
+/// changed one.
 fn prefer_known_keys(session: &Session, destination: &Destination) -> io::Result<()> {
     let known = known_host(destination)?;
     let supported = session
@@ -237,10 +236,9 @@ fn prefer_known_keys(session: &Session, destination: &Destination) -> io::Result
     };
     let (mut first, rest): (Vec<_>, Vec<_>) = supported
         .into_iter()
+        // A certificate could not be judged; the plain key behind it can.
+        .filter(|algorithm| !algorithm.contains("-cert-"))
         .partition(|algorithm| rank(algorithm).is_some());
-    if first.is_empty() {
-        return Ok(());
-    }
     first.sort_by_key(|algorithm| rank(algorithm));
     first.extend(rest);
     session
