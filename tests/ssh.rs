@@ -224,7 +224,8 @@ async fn ends_are_told() {
         assert_eq!(output.exit, Exit::Code(code));
         assert_eq!(output.stderr, b"why");
     }
-    let killed = sh("kill -TERM $PPID; sleep 1");
+    // In place of the login shell, whose end is what sshd tells.
+    let killed = Command::new("exec").args(["sh", "-c", "kill -TERM $$"]);
     let output = shell.run(&killed, b"", PATIENCE).await.unwrap();
     assert_eq!(output.exit, Exit::Signal("TERM".to_owned()));
     // All of this was one session.

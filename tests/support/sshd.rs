@@ -2,7 +2,7 @@
 //!
 //! Self-contained; a test file takes it in with `#[path = "support/sshd.rs"] mod sshd;`. It never touches the machine's
 //! own sshd, and ends only processes it started.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -158,11 +158,10 @@ fn shake_hands(
     };
     session.handshake().map_err(|error| {
         const BANNER_RECV: i32 = -2;
-        const SOCKET_DISCONNECT: i32 = -13;
-        const SOCKET_RECV: i32 = -43;
         match error.code() {
-            ErrorCode::Session(BANNER_RECV | SOCKET_DISCONNECT | SOCKET_RECV)
-                if session.banner_bytes().is_none() =>
+            // A connection that was closed instead has the code of the socket's error, and these words.
+            code if code == ErrorCode::Session(BANNER_RECV)
+                || error.message().contains("banner") =>
             {
                 Reach::Busy(format!(
                     "the connection was closed before the SSH banner ({})",
