@@ -181,7 +181,8 @@ macro_rules! need_sshd {
 async fn arguments_arrive_as_they_were_given() {
     need_sshd!("arguments_arrive_as_they_were_given");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let nasty = [
         "",
         " ",
@@ -223,7 +224,8 @@ async fn ends_are_told() {
         assert_eq!(output.exit, Exit::Code(code));
         assert_eq!(output.stderr, b"why");
     }
-    let killed = sh("kill -TERM $PPID; sleep 1");
+    // In place of the login shell, whose end is what sshd tells.
+    let killed = Command::new("exec").args(["sh", "-c", "kill -TERM $$"]);
     let output = shell.run(&killed, b"", PATIENCE).await.unwrap();
     assert_eq!(output.exit, Exit::Signal("TERM".to_owned()));
     // All of this was one session.
@@ -239,7 +241,8 @@ async fn ends_are_told() {
 async fn silence_is_noticed() {
     need_sshd!("silence_is_noticed");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let error = shell
         .run(&sh("exec sleep 30"), b"", Duration::from_millis(500))
         .await
@@ -271,7 +274,8 @@ async fn much_data_both_ways_with_many_errors() {
 async fn a_slow_reader_holds_the_host_back() {
     need_sshd!("a_slow_reader_holds_the_host_back");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let mark = host.host_key_file("mark");
     let script = format!("head -c 100000000 /dev/zero; : > {}", mark.display());
     let mut stream = shell.stream(&sh(&script)).await.unwrap();
@@ -293,7 +297,8 @@ async fn a_slow_reader_holds_the_host_back() {
 async fn closing_the_input_is_not_closing_the_output() {
     need_sshd!("closing_the_input_is_not_closing_the_output");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let stream = shell
         .stream(&sh("wc -c; sleep 1; echo later"))
         .await
@@ -326,7 +331,8 @@ async fn closing_the_input_is_not_closing_the_output() {
 async fn a_dropped_stream_ends_the_remote_pipe() {
     need_sshd!("a_dropped_stream_ends_the_remote_pipe");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let mark = host.host_key_file("ended");
     let script = format!("cat > /dev/null; : > {}", mark.display());
     let stream = shell.stream(&sh(&script)).await.unwrap();
@@ -351,7 +357,8 @@ async fn a_dropped_stream_ends_the_remote_pipe() {
 async fn a_killed_sshd_is_a_lost_connection() {
     need_sshd!("a_killed_sshd_is_a_lost_connection");
     let host = Sshd::start(&[]);
-    let shell = Home::new(&[&host]).shell(&host);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
     let mut stream = shell.stream(&sh("exec cat /dev/zero")).await.unwrap();
     stream.output.recv().await.unwrap();
     host.kill_sessions();
@@ -641,7 +648,8 @@ async fn a_busy_sshd_is_tried_again() {
 async fn many_streams_at_once() {
     need_sshd!("many_streams_at_once");
     let host = Sshd::start(&[]);
-    let shell = Arc::new(Home::new(&[&host]).shell(&host));
+    let home = Home::new(&[&host]);
+    let shell = Arc::new(home.shell(&host));
     let mut running = Vec::new();
     for number in 0..8 {
         let shell = Arc::clone(&shell);

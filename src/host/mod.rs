@@ -2,8 +2,9 @@
 //!
 //! This module runs commands; it never decides which. `moves` never talks to a shell, only `transfer` and `check` do.
 //! Read next: [`command`], then [`ssh`] (the only place that knows ssh2), [`local`] (this machine, for tests and the
-//! storage lab).
+//! storage lab) and [`agent`] (the operator's key, lent for one login).
 
+pub mod agent;
 mod collect;
 pub mod command;
 pub mod local;

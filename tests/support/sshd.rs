@@ -2,7 +2,7 @@
 //!
 //! Self-contained; a test file takes it in with `#[path = "support/sshd.rs"] mod sshd;`. It never touches the machine's
 //! own sshd, and ends only processes it started.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -62,7 +62,7 @@ impl Sshd {
         for attempt in 0.. {
             let port = free_port();
             let mut config = format!(
-                "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nStrictModes no\nUsePAM no\nLogLevel DEBUG1\n\
+                "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nStrictModes no\nUsePAM no\nLogLevel VERBOSE\n\
                  PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUseDNS no\n\
                  MaxStartups 100\nAuthorizedKeysFile {}\n",
                 path("authorized_keys").display()

@@ -141,8 +141,6 @@ fn shake_hands(
     let failed = |error: ssh2::Error| Reach::Failed(other(&error));
     let mut session = Session::new().map_err(failed)?;
     session.set_timeout(ANSWER_PATIENCE.as_millis() as u32);
-    // Our own clock decides when to send; the library only must not hold it back.
-    session.set_keepalive(true, 5);
     prefer_known_keys(&session, destination).map_err(Reach::Failed)?;
     if let Some(list) = options.ciphers.as_deref().filter(|list| *list != "-") {
         prefer_ciphers(&session, list).map_err(Reach::Failed)?;
@@ -160,11 +158,10 @@ fn shake_hands(
     };
     session.handshake().map_err(|error| {
         const BANNER_RECV: i32 = -2;
-        const SOCKET_DISCONNECT: i32 = -13;
-        const SOCKET_RECV: i32 = -43;
         match error.code() {
-            ErrorCode::Session(BANNER_RECV | SOCKET_DISCONNECT | SOCKET_RECV)
-                if session.banner_bytes().is_none() =>
+            // A connection that was closed instead has the code of the socket's error, and these words.
+            code if code == ErrorCode::Session(BANNER_RECV)
+                || error.message().contains("banner") =>
             {
                 Reach::Busy(format!(
                     "the connection was closed before the SSH banner ({})",
@@ -221,7 +218,8 @@ fn through_jumps(
     })
 }
 
-/// Asks for a host key of a type that known_hosts has, so that a known host is not taken for a changed one.
+/// Asks for a plain host key, of a type that known_hosts has if it has one, so that a known host is not taken for a
+/// changed one.
 fn prefer_known_keys(session: &Session, destination: &Destination) -> io::Result<()> {
     let known = known_host(destination)?;
     let supported = session
@@ -237,10 +235,9 @@ fn prefer_known_keys(session: &Session, destination: &Destination) -> io::Result
     };
     let (mut first, rest): (Vec<_>, Vec<_>) = supported
         .into_iter()
+        // A certificate could not be judged; the plain key behind it can.
+        .filter(|algorithm| !algorithm.contains("-cert-"))
         .partition(|algorithm| rank(algorithm).is_some());
-    if first.is_empty() {
-        return Ok(());
-    }
     first.sort_by_key(|algorithm| rank(algorithm));
     first.extend(rest);
     session

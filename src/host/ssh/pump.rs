@@ -74,6 +74,9 @@ impl Wire {
     /// Takes over a session; needs a tokio runtime around it.
     pub(super) fn new(session: Session, socket: OwnedFd) -> std::io::Result<Wire> {
         session.set_blocking(false);
+        // Our own clock decides when to send; the library only must not hold it back. Not earlier: while it still
+        // blocks, the library would send keepalives into the key exchange.
+        session.set_keepalive(true, 5);
         let now = Instant::now();
         Ok(Wire {
             session,
