@@ -15,5 +15,6 @@ pub mod host;
 pub mod plan;
 pub mod pve;
 pub mod report;
+pub mod sim;
 pub mod transfer;
 pub mod units;
