@@ -43,8 +43,12 @@ fn draw(extent: &mut [u8], random: &mut fastrand::Rng) {
             let mut text = Vec::with_capacity(extent.len() + 64);
             while text.len() < extent.len() {
                 text.extend_from_slice(
-                    format!("{:08x} guest[{}]: wrote block\n", random.u32(..), random.u8(..))
-                        .as_bytes(),
+                    format!(
+                        "{:08x} guest[{}]: wrote block\n",
+                        random.u32(..),
+                        random.u8(..)
+                    )
+                    .as_bytes(),
                 );
             }
             extent.copy_from_slice(&text[..extent.len()]);

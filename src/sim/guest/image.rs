@@ -12,7 +12,7 @@ use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2;
 use imago::{
     DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, Storage,
-    StorageCreateOptions,
+    StorageCreateOptions, StorageOpenOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,16 +70,21 @@ impl Image {
                 .write(write)
                 .open(&self.path)
                 .map(Inner::Raw),
-            Format::Qcow2 => Qcow2::<ImagoFile>::builder_path(&self.path)
-                .backing(None)
-                .write(write)
-                .open(DenyImplicitOpenGate::default())
-                .map(|image| Inner::Qcow2(Box::new(FormatAccess::new(image)))),
+            Format::Qcow2 => self.open_qcow2(write),
         };
         Ok(Disk {
             inner: inner.map_err(|source| self.error("open", source))?,
             image: self.clone(),
         })
+    }
+
+    fn open_qcow2(&self, write: bool) -> io::Result<Inner> {
+        let options = StorageOpenOptions::new().filename(&self.path).write(write);
+        let image = Qcow2::<ImagoFile>::builder(ImagoFile::open(options)?)
+            .backing(None)
+            .write(write)
+            .open(DenyImplicitOpenGate::default())?;
+        Ok(Inner::Qcow2(Box::new(FormatAccess::new(image))))
     }
 
     fn error(&self, verb: &'static str, source: io::Error) -> GuestError {

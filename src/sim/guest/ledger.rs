@@ -141,17 +141,23 @@ impl Ledger {
             let disk = image.open(Access::Read)?;
             for (&offset, &sequence) in completed {
                 disk.read(&mut block, offset)?;
-                let finding = self.judge(Write { disk: index, offset, sequence }, &block);
+                let finding = self.judge(
+                    Write {
+                        disk: index,
+                        offset,
+                        sequence,
+                    },
+                    &block,
+                );
                 verdict.expected += 1;
                 let (count, problem) = match finding {
                     Finding::Found => (&mut verdict.found, None),
                     Finding::Missing => (&mut verdict.missing, Some("missing".to_owned())),
                     Finding::Torn => (&mut verdict.torn, Some("torn".to_owned())),
                     Finding::Stale(held) => (&mut verdict.stale, Some(format!("still {held}"))),
-                    Finding::Foreign(record) => (
-                        &mut verdict.foreign,
-                        Some(format!("taken by {record:?}")),
-                    ),
+                    Finding::Foreign(record) => {
+                        (&mut verdict.foreign, Some(format!("taken by {record:?}")))
+                    }
                 };
                 *count += 1;
                 if let Some(problem) = problem.filter(|_| verdict.examples.len() < EXAMPLES) {

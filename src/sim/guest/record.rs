@@ -57,9 +57,7 @@ impl Record {
         }
         let mut payload = blake3::Hasher::new();
         payload.update(&block[..PAYLOAD]);
-        payload
-            .finalize_xof()
-            .fill(&mut block[PAYLOAD..HASH]);
+        payload.finalize_xof().fill(&mut block[PAYLOAD..HASH]);
         let hash = blake3::hash(&block[..HASH]);
         block[HASH..].copy_from_slice(hash.as_bytes());
         block
@@ -113,7 +111,14 @@ mod tests {
         for cut in [16, 17, 40, 512, 2048, 4064, 4095] {
             let mut mixed = newer[..cut].to_vec();
             mixed.extend(&block[cut..]);
-            assert_eq!(Record::decode(&mixed), if cut == 16 { Block::Whole(RECORD_7) } else { Block::Torn });
+            assert_eq!(
+                Record::decode(&mixed),
+                if cut == 16 {
+                    Block::Whole(RECORD_7)
+                } else {
+                    Block::Torn
+                }
+            );
         }
         assert_eq!(Record::decode(&[0; RECORD]), Block::Other);
         assert_eq!(Record::decode(&block[1..]), Block::Other);

@@ -1,3 +1,8 @@
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/support/not_run.rs"]
+mod support;
+
 use super::*;
 
 use proptest::prelude::*;
@@ -156,14 +161,20 @@ fn what_cannot_work_is_refused() {
     ));
     assert!(matches!(
         Ledger::new(1, 2).check(&images),
-        Err(GuestError::Disks { expected: 2, given: 1 })
+        Err(GuestError::Disks {
+            expected: 2,
+            given: 1
+        })
     ));
 }
 
 #[test]
 fn qemu_agrees_with_a_qcow2_image_of_ours() {
     if Command::new("qemu-img").arg("--version").output().is_err() {
-        eprintln!("not run: images of the simulation against qemu-img (qemu-utils is not installed)");
+        support::not_run(
+            "images of the simulation against qemu-img",
+            "qemu-utils is not installed",
+        );
         return;
     }
     let directory = tempfile::tempdir().unwrap();

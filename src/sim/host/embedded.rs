@@ -17,7 +17,7 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, MethodKind, MethodSet, Preferred, Pty, Sig, cipher};
 use tokio::io::BufReader;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -32,6 +32,8 @@ const WINDOW: u32 = 2 << 20;
 const MESSAGES: usize = 8 << 20;
 /// Read from a connection at once.
 const READ: usize = 256 << 10;
+/// The kernel's buffer for what a connection received, of which Linux grants twice as much or what it allows.
+const RECEIVE: u32 = 512 << 10;
 /// Where distributions keep OpenSSH's sftp-server.
 const SFTP_SERVERS: [&str; 3] = [
     "/usr/lib/openssh/sftp-server",
@@ -80,7 +82,7 @@ impl Embedded {
             name: settings.name.clone(),
             source,
         };
-        let listener = TcpListener::bind(ANY_PORT).await.map_err(listen)?;
+        let listener = listen_anywhere().map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let groups = Arc::new(Groups::default());
         let shared = Arc::new(Shared {
@@ -121,6 +123,14 @@ impl Drop for Embedded {
     }
 }
 
+fn listen_anywhere() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    // What the kernel holds for us stands before a window adjustment, so it is kept small. Accepted ones inherit it.
+    socket.set_recv_buffer_size(RECEIVE)?;
+    socket.bind(ANY_PORT)?;
+    socket.listen(128)
+}
+
 fn config(key: PrivateKey) -> Config {
     // No chacha20: most clients prefer it, and here it is several times slower than AES, which processors help with.
     let ciphers = &[
@@ -159,7 +169,13 @@ async fn accept(
             Ok((stream, _)) => {
                 let config = Arc::clone(&config);
                 let shared = Arc::clone(&shared);
-                tokio::spawn(serve(stream, config, shared, stopped.clone(), alive.clone()));
+                tokio::spawn(serve(
+                    stream,
+                    config,
+                    shared,
+                    stopped.clone(),
+                    alive.clone(),
+                ));
             }
             // Out of file descriptors, most likely, which passes.
             Err(error) => {
@@ -243,11 +259,12 @@ impl Connection {
         let Some(channel) = self.waiting.remove(&id) else {
             return session.channel_failure(id);
         };
-        let started = spawn(program, &self.shared.home, &self.shared.user)
-            .and_then(|child| match child.id() {
+        let started = spawn(program, &self.shared.home, &self.shared.user).and_then(|child| {
+            match child.id() {
                 Some(leader) => Ok((child, leader as i32)),
                 None => Err(std::io::ErrorKind::NotFound.into()),
-            });
+            }
+        });
         let (child, leader) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -325,7 +342,9 @@ impl Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let program = SFTP_SERVERS.into_iter().find(|path| Path::new(path).exists());
+        let program = SFTP_SERVERS
+            .into_iter()
+            .find(|path| Path::new(path).exists());
         match program {
             Some(program) if name == "sftp" => {
                 self.start(id, Program::Subsystem(program.into()), session)

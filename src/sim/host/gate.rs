@@ -30,8 +30,11 @@ const COMFORT: usize = 4 << 20;
 const STRETCH: usize = 64 << 20;
 /// Queued bytes at which the client is cut off, having sent all that without reading.
 const BREAKING: usize = 256 << 20;
-/// Between the last two: one chunk at a time, with this pause.
-const TRICKLE: Duration = Duration::from_millis(50);
+/// Between the last two: one read at a time, with this pause, which doubles with every [`STEP`] more that is queued.
+/// Short at first, since a client that reads, if slowly, has an adjustment on the way.
+const TRICKLE: Duration = Duration::from_millis(2);
+/// Some minutes pass until a client is cut off.
+const STEP: usize = 16 << 20;
 /// How often a client that we do not read from is checked for being there at all.
 const PRESENCE: Duration = Duration::from_secs(1);
 /// What a queued message weighs beside its bytes.
@@ -58,7 +61,7 @@ struct State {
 enum Pace {
     Free,
     Wait,
-    Trickle,
+    Trickle(Duration),
     Closed,
     Overflow,
 }
@@ -112,7 +115,9 @@ impl Gate {
             (false, _) if queued < COMFORT => Pace::Free,
             (false, false) => Pace::Wait,
             (false, true) if queued < STRETCH => Pace::Free,
-            (false, true) if queued < BREAKING => Pace::Trickle,
+            (false, true) if queued < BREAKING => {
+                Pace::Trickle(TRICKLE * (1 << ((queued - STRETCH) / STEP)))
+            }
             (false, true) => Pace::Overflow,
         }
     }
@@ -186,8 +191,8 @@ impl AsyncRead for GatedStream {
         loop {
             match self.gate.pace(cx.waker()) {
                 Pace::Free => return Pin::new(&mut self.stream).poll_read(cx, buffer),
-                Pace::Trickle => {
-                    ready!(self.poll_pause(cx, TRICKLE));
+                Pace::Trickle(pause) => {
+                    ready!(self.poll_pause(cx, pause));
                     return Pin::new(&mut self.stream).poll_read(cx, buffer);
                 }
                 Pace::Wait => {

@@ -225,9 +225,7 @@ async fn launch(
 async fn answers(address: SocketAddr) -> bool {
     let mut greeting = [0; 4];
     match TcpStream::connect(address).await {
-        Ok(mut stream) => {
-            stream.read_exact(&mut greeting).await.is_ok() && greeting == *b"SSH-"
-        }
+        Ok(mut stream) => stream.read_exact(&mut greeting).await.is_ok() && greeting == *b"SSH-",
         Err(_) => false,
     }
 }

@@ -1,5 +1,10 @@
 //! Both kinds of server, against OpenSSH's own client and against libssh2.
 
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/support/not_run.rs"]
+mod support;
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
@@ -23,15 +28,20 @@ fn sshd() -> Option<PathBuf> {
     if path.exists() && keygen {
         return Some(path);
     }
-    // The word the test command looks for in captured output.
-    eprintln!("not run: hosts of the simulation by OpenSSH (openssh-server is not installed)");
+    support::not_run(
+        "hosts of the simulation by OpenSSH",
+        "openssh-server is not installed",
+    );
     None
 }
 
 fn has_ssh() -> bool {
     let found = Path::new("/usr/bin/ssh").exists();
     if !found {
-        eprintln!("not run: hosts of the simulation with OpenSSH's client (openssh-client is not installed)");
+        support::not_run(
+            "hosts of the simulation with OpenSSH's client",
+            "openssh-client is not installed",
+        );
     }
     found
 }
@@ -63,21 +73,28 @@ impl Fixture {
     /// OpenSSH's client, with nothing of this machine's own configuration.
     fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("/usr/bin/ssh");
-        ssh.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
-            .args(["-o", "StrictHostKeyChecking=yes", "-o", "ControlPath=none"])
-            .arg("-o")
-            .arg(format!(
-                "UserKnownHostsFile=\"{}\"",
-                self.directory.path().join("known_hosts").display()
-            ))
-            .arg("-i")
-            .arg(&self.key)
-            .args(["-p", &self.host.port.to_string()])
-            .arg(format!("{}@{}", self.host.user, self.host.address.ip()))
-            .arg(command)
-            .env_remove("SSH_AUTH_SOCK")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        ssh.args([
+            "-F",
+            "/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+        ])
+        .args(["-o", "StrictHostKeyChecking=yes", "-o", "ControlPath=none"])
+        .arg("-o")
+        .arg(format!(
+            "UserKnownHostsFile=\"{}\"",
+            self.directory.path().join("known_hosts").display()
+        ))
+        .arg("-i")
+        .arg(&self.key)
+        .args(["-p", &self.host.port.to_string()])
+        .arg(format!("{}@{}", self.host.user, self.host.address.ip()))
+        .arg(command)
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
         ssh
     }
 
@@ -129,7 +146,9 @@ async fn answers_like_a_shell(server: Server) {
         return;
     }
     let fixture = Fixture::start(server).await;
-    let output = fixture.output("printf 'a\\0b'; echo problem >&2; exit 7").await;
+    let output = fixture
+        .output("printf 'a\\0b'; echo problem >&2; exit 7")
+        .await;
     assert_eq!(output.stdout, b"a\0b");
     assert!(String::from_utf8_lossy(&output.stderr).contains("problem"));
     assert_eq!(output.status.code(), Some(7));
@@ -145,7 +164,9 @@ async fn answers_like_a_shell(server: Server) {
     let output = fixture.output("kill -9 $$").await;
     assert_eq!(output.status.code(), Some(255));
 
-    let output = fixture.output("head -c 10000000 /dev/zero >&2; echo done").await;
+    let output = fixture
+        .output("head -c 10000000 /dev/zero >&2; echo done")
+        .await;
     assert_eq!(output.stdout, b"done\n");
     assert!(output.stderr.len() >= 10_000_000);
 
@@ -185,7 +206,6 @@ async fn returns_what_it_was_sent(server: Server, slow: bool) {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    let started = std::time::Instant::now();
     let feed = tokio::spawn(async move {
         stdin.write_all(&sent).await.unwrap();
     });
@@ -196,7 +216,6 @@ async fn returns_what_it_was_sent(server: Server, slow: bool) {
     let mut received = Vec::new();
     stdout.read_to_end(&mut received).await.unwrap();
     feed.await.unwrap();
-    eprintln!("round trip of 200 MiB took {:?}", started.elapsed());
     assert_eq!(blake3::hash(&received), expected);
     assert!(child.wait().await.unwrap().success());
 }
@@ -244,7 +263,10 @@ async fn a_command_that_does_not_read_holds_the_client_back() {
         .is_ok()
     {}
     let ahead = *counted.borrow();
-    assert!(ahead < 50 << 20, "{ahead} bytes were taken that nobody reads");
+    assert!(
+        ahead < 50 << 20,
+        "{ahead} bytes were taken that nobody reads"
+    );
     std::fs::write(fixture.directory.path().join("a home/go"), "").unwrap();
     feed.await.unwrap();
     let output = child.wait_with_output().await.unwrap();
@@ -272,14 +294,17 @@ async fn commands_end_with_their_client_and_with_their_host() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feed = tokio::spawn(async move { while stdin.write_all(&[0; 65536]).await.is_ok() {} });
-    Fixture::until_running("71002", 1).await;
+    Fixture::until_running("sleep\x0071002", 1).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     child.start_kill().unwrap();
     Fixture::until_running("71002", 0).await;
     feed.await.unwrap();
 
     // A host that stops.
-    let mut child = fixture.ssh("trap '' HUP TERM; sleep 71003; :").spawn().unwrap();
+    let mut child = fixture
+        .ssh("trap '' HUP TERM; sleep 71003; :")
+        .spawn()
+        .unwrap();
     Fixture::until_running("sleep\x0071003", 1).await;
     fixture.host.stop().await;
     Fixture::until_running("71003", 0).await;
@@ -371,14 +396,14 @@ async fn libssh2_gets_on_with_the_embedded_server() {
             assert_eq!(channel.exit_status().unwrap(), 5);
         }
         let mut channel = session.channel_session().unwrap();
-        channel.exec("cat > received && b=$(wc -c < received) && echo $b").unwrap();
+        channel
+            .exec("cat > received && b=$(wc -c < received) && echo $b")
+            .unwrap();
         let sent = noise(100 << 20, 9);
-        let started = std::time::Instant::now();
         channel.write_all(&sent).unwrap();
         channel.send_eof().unwrap();
         let mut answer = String::new();
         channel.read_to_string(&mut answer).unwrap();
-        eprintln!("libssh2 sent 100 MiB in {:?}", started.elapsed());
         assert_eq!(answer, "104857600\n");
         let file = std::fs::read(fixture.directory.path().join("a home/received")).unwrap();
         assert_eq!(blake3::hash(&file), blake3::hash(&sent));
