@@ -2,9 +2,13 @@
 //!
 //! For `proxmove demo`, for the tests, and for rehearsing. It is never kinder than the real thing: what Proxmox VE
 //! refuses, it refuses in the same words. It does not migrate, snapshot, clone, back up or run containers. Read next:
-//! [`world`] (the state), [`api`] (the answers).
+//! [`world`] (the state), [`api`] (the answers), [`host`] (SSH servers), [`guest`] (what running guests write), [`stage`]
+//! (all of it together, with an operator's home).
 
 pub mod api;
+pub mod guest;
+pub mod host;
+pub mod stage;
 pub mod world;
 
 use std::io;
