@@ -91,7 +91,17 @@ impl SshShell {
         Ok(known_hosts::line(&verified.name, &verified.host_key))
     }
 
-    fn remembered(&self) -> Option<Verified> {
+    /// Returns the address this shell connects to, with everything ~/.ssh/config adds.
+    pub fn resolved(&self) -> SshAddress {
+        SshAddress {
+            user: Some(self.destination.user.clone()),
+            host: self.destination.host.clone(),
+            port: Some(self.destination.port),
+        }
+    }
+
+    /// Returns what the newest login established about the host; `None` before the first one.
+    pub fn remembered(&self) -> Option<Verified> {
         // A poisoned lock only says that another thread panicked; the value is whole.
         let verified = self
             .verified

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use super::survey::Shells;
 use crate::config::{SshAddress, StorageConfig};
+use crate::host::agent::{Scope, ScopedAgent, Signer};
 use crate::host::ssh::{SshOptions, SshShell};
 use crate::host::{Shell, ShellError};
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, VolumePlan};
 use crate::pve::drive::DriveKey;
+use crate::transfer::carry::{DirectAccess, GrantDirect};
 use crate::transfer::{End, Pair};
 use crate::units::Bandwidth;
 
@@ -47,8 +49,43 @@ impl Hosts {
         Ok(shell)
     }
 
-    /// Returns the open shell whose own address this is.
-    pub fn by_shell_address(&self, address: &str) -> Option<Arc<SshShell>> {
+    /// Returns what grants a pair its direct access: the key in use, for one login on one verified host.
+    pub fn grant(self: &Arc<Self>) -> GrantDirect {
+        let hosts = Arc::clone(self);
+        Arc::new(move |pair| hosts.access(pair))
+    }
+
+    fn access(&self, pair: &Pair) -> Result<DirectAccess, String> {
+        let target = self
+            .by_shell_address(pair.target.shell.address())
+            .ok_or("the target host is not reached by SSH")?;
+        let verified = target.remembered().ok_or("the target host was not verified yet")?;
+        let resolved = target.resolved();
+        // Without `peer=` the address is the operator's own, which ~/.ssh/config may have completed.
+        let peer = &pair.target.peer;
+        let of_operator = self
+            .shell(peer)
+            .is_ok_and(|shell| Arc::ptr_eq(&shell, &target));
+        let address = if of_operator { resolved.clone() } else { peer.clone() };
+        let user = address.user.clone().or(resolved.user).unwrap_or_default();
+        let known_hosts = verified.known_hosts_line(&address.host, address.port.unwrap_or(22));
+        let signer = Signer::of(&verified.identity).map_err(|error| error.to_string())?;
+        let scope = Scope {
+            user: user.clone(),
+            host_keys: vec![verified.host_key],
+        };
+        let agent = Mutex::new(ScopedAgent::new(scope, signer));
+        Ok(DirectAccess {
+            address: SshAddress { user: Some(user), ..address },
+            known_hosts,
+            ciphers: self.options.ciphers.clone().filter(|ciphers| ciphers != "-"),
+            answerer: Arc::new(move |request| {
+                agent.lock().unwrap_or_else(|poison| poison.into_inner()).answer(request)
+            }),
+        })
+    }
+
+    fn by_shell_address(&self, address: &str) -> Option<Arc<SshShell>> {
         let open = self.open.lock().unwrap_or_else(|poison| poison.into_inner());
         open.values().find(|shell| shell.address() == address).cloned()
     }

@@ -15,6 +15,7 @@ pub mod resume;
 pub mod survey;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
@@ -52,7 +53,7 @@ pub struct GuestMove {
     /// The volumes that are copied.
     pub pairs: Vec<Pair>,
     /// Whether the direct route turned out not to work, so that this run relays.
-    relays: std::sync::atomic::AtomicBool,
+    relays: Arc<AtomicBool>,
 }
 
 /// What stopped a move. Display is a lowercase fragment without its source.
@@ -255,7 +256,7 @@ impl GuestMove {
             plan,
             mark,
             pairs,
-            relays: false.into(),
+            relays: Arc::default(),
         }
     }
 

@@ -114,7 +114,7 @@ impl Mover {
         account.stopped_at.get_or_insert_with(Instant::now);
         let pass = Pass::Final(request.verify);
         let reports = self
-            .pass(job, pass, PassKind::Final, 1, request.parallel, Step::FinalDelta)
+            .pass(job, pass, PassKind::Final, 1, request, Step::FinalDelta)
             .await?;
         account.digests.clear();
         for (drive, report) in &reports {

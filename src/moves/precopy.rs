@@ -3,6 +3,7 @@
 //! Read next: `plan/step.rs` (`settle`), which decides when it is enough.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -13,7 +14,7 @@ use crate::plan::MoveRequest;
 use crate::plan::step::{Round, Settle, Step, settle};
 use crate::pve::drive::DriveKey;
 use crate::report::{Event, PassKind};
-use crate::transfer::{Pass, PassReport, Progress};
+use crate::transfer::{Pass, PassReport, Progress, Route, TransferError};
 use crate::units::Bytes;
 
 /// Between two quiet rounds while the operator thinks: often enough for a small delta, seldom enough for the disks.
@@ -66,7 +67,7 @@ impl Mover {
         });
         let began = Instant::now();
         let reports = self
-            .pass(job, Pass::Precopy, PassKind::Precopy, number, request.parallel, Step::Precopy)
+            .pass(job, Pass::Precopy, PassKind::Precopy, number, request, Step::Precopy)
             .await?;
         let mut carried = Bytes::ZERO;
         for (_, report) in &reports {
@@ -105,7 +106,7 @@ impl Mover {
         }
     }
 
-    /// Runs one pass over all volumes, `parallel` at a time.
+    /// Runs one pass over all volumes, as many at a time as the request says.
     ///
     /// When one fails, the others are ended too: what they have copied stays in place.
     pub(super) async fn pass(
@@ -114,12 +115,15 @@ impl Mover {
         pass: Pass,
         kind: PassKind,
         round: u32,
-        parallel: usize,
+        request: &MoveRequest,
         step: Step,
     ) -> Result<Vec<(DriveKey, PassReport)>, MoveError> {
-        let turns = Arc::new(Semaphore::new(parallel.max(1)));
+        let turns = Arc::new(Semaphore::new(request.parallel.max(1)));
+        // A route the operator asked for is not exchanged for another one.
+        let may_relay = request.route.is_none();
         let mut running = JoinSet::new();
-        for (place, pair) in job.pairs.iter().cloned().enumerate() {
+        for (place, mut pair) in job.pairs.iter().cloned().enumerate() {
+            let relays = Arc::clone(&job.relays);
             let (engine, reporter, turns) =
                 (Arc::clone(&self.engine), Arc::clone(&self.reporter), Arc::clone(&turns));
             let (guest, drive) = (job.plan.name.clone(), pair.drive.to_string());
@@ -138,7 +142,20 @@ impl Mover {
                         wire: progress.wire.0,
                     });
                 };
-                let report = engine.carry(&pair, pass, &tell).await?;
+                if relays.load(Ordering::Relaxed) {
+                    pair.route = Route::Relay;
+                }
+                let report = match engine.carry(&pair, pass, &tell).await {
+                    Err(error @ TransferError::DirectRoute { .. }) if may_relay => {
+                        if !relays.swap(true, Ordering::Relaxed) {
+                            let text = format!("{error}; relaying through this machine instead");
+                            reporter.tell(&Event::Warning { guest: Some(guest.clone()), text });
+                        }
+                        pair.route = Route::Relay;
+                        engine.carry(&pair, pass, &tell).await?
+                    }
+                    result => result?,
+                };
                 reporter.tell(&Event::PassDone {
                     guest: guest.clone(),
                     drive: drive.clone(),
