@@ -1,0 +1,176 @@
+//! What each command does: real clusters, real hosts and real people put together and set to work.
+//!
+//! Decides nothing about guests. Results (plans, findings, sections) go to standard output, talk goes through `report`.
+//! Read next: `moves/batch.rs`.
+
+mod check;
+mod demo;
+mod show;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cli::{self, Common, MoveCommand, Request};
+use crate::cluster::http::HttpApi;
+use crate::config::{self, ClusterConfig, Config, StorageConfig, derive};
+use crate::error::{ExitCode, Failure};
+use crate::host::ssh::{SshEnvironment, SshOptions};
+use crate::moves::Mover;
+use crate::moves::batch::Batch;
+use crate::moves::hosts::Hosts;
+use crate::moves::interrupt::Interrupt;
+use crate::pve::id::ClusterAlias;
+use crate::pve::inventory::{Node, Storage};
+use crate::report::{Audience, choose};
+use crate::transfer::image::ImageEngine;
+
+/// What `main` found out about the process; nothing else looks at it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// SSH keys, agent, known hosts.
+    pub ssh: SshEnvironment,
+    /// Who runs this, `user@machine`.
+    pub identity: String,
+    /// This executable: it is what storage hosts run as the porter.
+    pub executable: PathBuf,
+    /// Whether NO_COLOR is set.
+    pub no_color: bool,
+}
+
+/// Carries a request out.
+pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failure> {
+    match request {
+        Request::Move(command) => {
+            let config = load(&command.common, process)?;
+            Wiring::new(process, &command, config, None)?.run(&command).await
+        }
+        Request::Check(command) => check::run(process, &command).await,
+        Request::ConfigShow(common) => show::run(process, &common).await,
+        Request::Completions(shell) => written(cli::completions(shell, &mut io::stdout())),
+        Request::Man => written(cli::manual(&mut io::stdout())),
+        Request::Demo(common) => demo::run(process, &common).await,
+        Request::Sim(common) => demo::keep(process, &common).await,
+        // The porter is synchronous and never gets here.
+        Request::Porter(_) => Ok(ExitCode::Usage),
+    }
+}
+
+fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(ExitCode::Bug, &error)),
+        _ => Ok(ExitCode::Done),
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    written(io::stdout().write_all(text.as_bytes()))
+}
+
+fn file(common: &Common, process: &Process) -> PathBuf {
+    common.config.clone().unwrap_or_else(|| config::default_path(&process.ssh.home))
+}
+
+fn load(common: &Common, process: &Process) -> Result<Config, Failure> {
+    config::load(&file(common, process)).map_err(|error| Failure::config(&error))
+}
+
+fn cluster<'a>(config: &'a Config, alias: &ClusterAlias) -> Result<&'a ClusterConfig, Failure> {
+    config.clusters.get(alias).ok_or_else(|| {
+        let known: Vec<&str> = config.clusters.keys().map(ClusterAlias::as_str).collect();
+        Failure::message(ExitCode::Config, format!("there is no cluster '{alias}' in proxmoverc"))
+            .state("nothing was changed")
+            .next(match known.as_slice() {
+                [] => format!("add a section [pve:{alias}]"),
+                _ => format!("use one of {}, or add a section [pve:{alias}]", known.join(", ")),
+            })
+    })
+}
+
+/// Derives the section of a storage that proxmoverc does not have.
+fn derived(cluster: &ClusterAlias, node: &Node, storage: &Storage) -> Result<StorageConfig, String> {
+    let address = node
+        .address
+        .as_deref()
+        .ok_or_else(|| format!("the cluster does not know an address of node {}", node.name))?;
+    derive::storage_section(cluster, storage, &node.name, address).map_err(|error| error.to_string())
+}
+
+fn audience(process: &Process, common: &Common, yes: bool) -> Audience {
+    Audience {
+        json: common.json,
+        yes,
+        debug: common.debug,
+        stdin_is_terminal: io::stdin().is_terminal(),
+        stderr_is_terminal: io::stderr().is_terminal(),
+        no_color: process.no_color,
+    }
+}
+
+fn hosts(process: &Process, common: &Common) -> Arc<Hosts> {
+    // `--yes` answers questions about the move; an unknown host key is a question of trust, and is always asked.
+    let (_, person) = choose(&audience(process, common, false));
+    Arc::new(Hosts::new(SshOptions {
+        ciphers: common.ssh_ciphers.clone(),
+        operator: person,
+        environment: process.ssh.clone(),
+    }))
+}
+
+/// Everything a move is made with.
+struct Wiring {
+    config: Config,
+    hosts: Arc<Hosts>,
+    mover: Mover,
+    identity: String,
+}
+
+impl Wiring {
+    fn new(
+        process: &Process,
+        command: &MoveCommand,
+        config: Config,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Wiring, Failure> {
+        let (common, request) = (&command.common, &command.request);
+        let source = cluster(&config, &request.source)?.clone();
+        let target = cluster(&config, &request.target)?.clone();
+        let hosts = hosts(process, common);
+        let (reporter, operator) = choose(&audience(process, common, command.yes));
+        let engine = ImageEngine::new(&process.executable).with_direct(hosts.grant());
+        let interrupt = match interrupt {
+            Some(interrupt) => interrupt,
+            None => Interrupt::listen(|| std::process::exit(ExitCode::Interrupted.code().into()))
+                .map_err(|error| Failure::new(ExitCode::Bug, &error))?,
+        };
+        Ok(Wiring {
+            hosts,
+            mover: Mover {
+                source: Arc::new(HttpApi::connect(source, common.verify_tls)),
+                target: Arc::new(HttpApi::connect(target, common.verify_tls)),
+                engine: Arc::new(engine),
+                reporter,
+                operator,
+                interrupt,
+            },
+            config,
+            identity: process.identity.clone(),
+        })
+    }
+
+    async fn run(self, command: &MoveCommand) -> Result<ExitCode, Failure> {
+        let batch = Batch {
+            mover: self.mover,
+            hosts: self.hosts,
+            config: &self.config,
+            derive: &derived,
+            identity: self.identity,
+        };
+        if command.dry_run {
+            let json = command.common.json;
+            batch.dry_run(&command.request, json, &mut io::stdout()).await
+        } else {
+            batch.run(&command.request).await
+        }
+    }
+}
