@@ -7,7 +7,7 @@
 mod arguments;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -16,10 +16,12 @@ use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::plan::MoveRequest;
-use crate::pve::id::{ClusterAlias, NodeName, StorageId};
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
-use arguments::{Cli, CommonArgs, ConfigVerb, MoveArgs, RouteArg, Tuning, Verb, VerifyArg};
+use arguments::{
+    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
+    VerifyArg,
+};
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
 pub const DEFAULT_SSH_CIPHERS: &str = "aes128-gcm@openssh.com,aes128-ctr";
@@ -81,24 +83,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     if arguments.get(1).is_some_and(|word| word == "porter") {
         return Ok(Request::Porter(arguments.split_off(2)));
     }
-    let cli = Cli::from_arg_matches(&command().try_get_matches_from(verb_first(arguments))?)?;
-    match cli.verb {
-        None => match cli.classic {
-            Some(arguments) => move_command(arguments).map(Request::Move),
-            None => Err(error(
-                ErrorKind::MissingRequiredArgument,
-                "SOURCE, DESTINATION, NODEID, STORAGE and VM are missing",
-            )),
-        },
-        Some(Verb::Move(arguments)) => move_command(arguments).map(Request::Move),
-        Some(Verb::Check(arguments)) => check_command(arguments).map(Request::Check),
-        Some(Verb::Config {
-            verb: ConfigVerb::Show(common),
-        }) => Ok(Request::ConfigShow(settle(common))),
-        Some(Verb::Completions { shell }) => Ok(Request::Completions(shell)),
-        Some(Verb::Man) => Ok(Request::Man),
-        Some(Verb::Demo(common)) => Ok(Request::Demo(settle(common))),
-        Some(Verb::Sim(common)) => Ok(Request::Sim(settle(common))),
+    let matches = command().try_get_matches_from(verb_first(arguments))?;
+    if matches.subcommand_name().is_none() {
+        return move_command(MoveArgs::from_arg_matches(&matches)?).map(Request::Move);
+    }
+    let nothing = ConnectionArgs::default;
+    match Verb::from_arg_matches(&matches)? {
+        Verb::Move(arguments) => move_command(arguments).map(Request::Move),
+        Verb::Check(arguments) => check_command(arguments).map(Request::Check),
+        Verb::Config {
+            verb: ConfigVerb::Show { connection, output },
+        } => Ok(Request::ConfigShow(settle(connection, None, &output))),
+        Verb::Completions { shell } => Ok(Request::Completions(shell)),
+        Verb::Man => Ok(Request::Man),
+        Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), None, &output))),
+        Verb::Sim(output) => Ok(Request::Sim(settle(nothing(), None, &output))),
     }
 }
 
@@ -173,13 +172,14 @@ fn first_word(command: &clap::Command, arguments: &[OsString]) -> Option<usize> 
     None
 }
 
-fn settle(common: CommonArgs) -> Common {
+fn settle(connection: ConnectionArgs, ssh: Option<SshArgs>, output: &OutputArgs) -> Common {
+    let ciphers = ssh.map_or_else(|| DEFAULT_SSH_CIPHERS.to_owned(), |ssh| ssh.ssh_ciphers);
     Common {
-        config: common.config,
-        verify_tls: !common.no_verify_ssl,
-        ssh_ciphers: Some(common.ssh_ciphers).filter(|ciphers| ciphers != "-"),
-        json: common.json,
-        debug: common.debug,
+        config: connection.config,
+        verify_tls: !connection.no_verify_ssl,
+        ssh_ciphers: Some(ciphers).filter(|ciphers| ciphers != "-"),
+        json: output.json,
+        debug: output.debug,
     }
 }
 
@@ -205,7 +205,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         },
         dry_run: arguments.dry_run,
         yes: arguments.yes,
-        common: settle(arguments.common),
+        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
 
@@ -217,7 +217,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         },
         dry_run: true,
         yes: false,
-        common: settle(arguments.common),
+        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
 
@@ -233,19 +233,11 @@ fn request(
             format!("VM '{twice}' is named twice"),
         ));
     }
-    let arguments::Place {
-        source,
-        destination,
-        node,
-        storage,
-    }: arguments::Place = place;
-    let (source, target): (ClusterAlias, ClusterAlias) = (source, destination);
-    let (node, storage): (NodeName, StorageId) = (node, storage);
     Ok(MoveRequest {
-        source,
-        target,
-        node,
-        storage,
+        source: place.source,
+        target: place.destination,
+        node: place.node,
+        storage: place.storage,
         guests,
         skip_disks: false,
         skip_start: false,
@@ -287,13 +279,4 @@ where
         map.insert(key, value);
     }
     Ok(map)
-}
-
-/// Returns whether arguments ask for developers' output, before they are understood; for setting up the log first.
-pub fn wants_debug<T: AsRef<OsStr>>(arguments: &[T]) -> bool {
-    arguments
-        .iter()
-        .map(AsRef::as_ref)
-        .take_while(|word| *word != "--")
-        .any(|word| word == "--debug")
 }

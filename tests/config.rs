@@ -236,15 +236,27 @@ fn a_secret_that_others_can_read_is_a_warning() {
     let token = "[pve:apple]\napi=https://apple\ntoken=user@pve!move=SECRET\n";
     let command = "[pve:apple]\napi=https://user@pve@apple\npassword_command=pass show apple\n";
     warnings(password, 0o600, expect![[r#""#]]);
-    warnings(password, 0o644, expect![[r#"
+    warnings(
+        password,
+        0o644,
+        expect![[r#"
         rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
-    "#]]);
-    warnings(password, 0o640, expect![[r#"
+    "#]],
+    );
+    warnings(
+        password,
+        0o640,
+        expect![[r#"
         rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
-    "#]]);
-    warnings(token, 0o604, expect![[r#"
+    "#]],
+    );
+    warnings(
+        token,
+        0o604,
+        expect![[r#"
         rc: holds a password or token and can be read by others (hint: chmod 600 DIR/rc)
-    "#]]);
+    "#]],
+    );
     warnings(command, 0o644, expect![[r#""#]]);
 }
 

@@ -11,8 +11,8 @@ use clap_complete::Shell;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
 
-/// How long a guest may take to shut down: what Proxmox VE's own dialogs give it is 60 s, and guests that are moved
-/// are the large ones.
+/// How long a guest may take to shut down. Chosen long: a guest that is switched off may lose data, and one that
+/// hangs only makes its operator wait.
 pub(super) const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(120);
 
 const USAGE: &str = "proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
@@ -48,13 +48,16 @@ With several VMs, the worst counts; down is the worst of all.";
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
-    max_term_width = 100
+    // The same everywhere: it is the width every terminal has, and help texts are compared in tests.
+    term_width = 80
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) verb: Option<Verb>,
+    // For clap to know the options; `cli.rs` reads them, because a flattened `Option` is always `None` when the
+    // structure has flattened parts itself.
     #[command(flatten)]
-    pub(super) classic: Option<MoveArgs>,
+    _classic: Option<MoveArgs>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,11 +97,11 @@ pub(super) enum Verb {
     ///
     /// Starts two simulated clusters in a temporary directory, moves a running VM with two disks from one to the other,
     /// and removes everything. Needs no configuration, no cluster and no rights.
-    Demo(CommonArgs),
+    Demo(OutputArgs),
     /// Keep two simulated clusters running, to try proxmove out
     ///
     /// Prints a proxmoverc for them. They end with Ctrl-C, and nothing is left behind.
-    Sim(CommonArgs),
+    Sim(OutputArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,7 +109,12 @@ pub(super) enum ConfigVerb {
     /// Print all clusters and storages, each with where it comes from
     ///
     /// Asks the clusters for storages that have no section in the configuration. Secrets are shown as ***.
-    Show(CommonArgs),
+    Show {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -152,7 +160,11 @@ pub(super) struct MoveArgs {
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
-    pub(super) common: CommonArgs,
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -168,7 +180,11 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
-    pub(super) common: CommonArgs,
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -199,19 +215,22 @@ pub(super) struct Tuning {
     /// Limit bandwidth in Mbit/s
     #[arg(long, value_name = "MBPS", value_parser = clap::value_parser!(u64).range(1..=10_000_000), help_heading = "Copying")]
     pub(super) bwlimit: Option<u64>,
-    /// How the bytes travel: from storage machine to storage machine, or through this one
+    /// How the bytes travel: directly from storage machine to storage machine, relayed through this machine, or
+    /// directly where that works
     #[arg(long, value_enum, default_value_t, help_heading = "Copying")]
     pub(super) route: RouteArg,
     /// Drives to copy at the same time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Copying")]
     pub(super) parallel: u8,
-    /// What to compare before the source is retired: what is on the target's disks, or only what arrived there
+    /// What to compare before the source is retired: what can be read back from the target's disks (full), or only what
+    /// arrived there
     #[arg(long, value_enum, default_value_t, help_heading = "Copying")]
     pub(super) verify: VerifyArg,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct CommonArgs {
+/// How to reach clusters.
+#[derive(Debug, Default, Args)]
+pub(super) struct ConnectionArgs {
     /// Use alternate configuration inifile [default: ~/.proxmoverc]
     #[arg(
         short = 'c',
@@ -223,6 +242,11 @@ pub(super) struct CommonArgs {
     /// Skip ssl verification on the api hosts (fingerprint= in the configuration is the safe way)
     #[arg(long, help_heading = "Connections")]
     pub(super) no_verify_ssl: bool,
+}
+
+/// How to reach storage machines.
+#[derive(Debug, Args)]
+pub(super) struct SshArgs {
     /// Comma separated list of ssh ciphers to prefer; set to "-" to use ssh defaults
     #[arg(
         long,
@@ -232,6 +256,11 @@ pub(super) struct CommonArgs {
         help_heading = "Connections"
     )]
     pub(super) ssh_ciphers: String,
+}
+
+/// What is printed.
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
     /// Print events or results as JSON on standard output, one object a line
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
@@ -242,21 +271,21 @@ pub(super) struct CommonArgs {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum RouteArg {
-    /// Direct where the machines reach each other, else relay
+    // Direct where the machines reach each other, else relay.
     #[default]
     Auto,
-    /// From storage machine to storage machine
+    // From storage machine to storage machine.
     Direct,
-    /// Through this machine
+    // Through this machine.
     Relay,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum VerifyArg {
-    /// Read back what is on the target's disks
+    // Read back what is on the target's disks.
     #[default]
     Full,
-    /// Trust the target's disks to keep what arrived
+    // Trust the target's disks to keep what arrived.
     Transfer,
 }
 

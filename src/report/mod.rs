@@ -1,12 +1,24 @@
 //! Telling: events, and who reads them.
 //!
 //! Everything that happens is told as an [`Event`]; `terminal` (indicatif), `lines` and `json` read them. Telling
-//! cannot fail and never decides. Only this module and `main` print. Read next: `terminal.rs`.
+//! cannot fail and never decides. Only this module and `main` print. Talk goes to standard error; standard output is
+//! for data: the plan of `-n`, and JSON. Read next: `words.rs`, `terminal.rs`.
 
-use std::time::Duration;
+pub mod json;
+pub mod lines;
+pub mod operator;
+pub mod terminal;
+mod words;
 
+use std::io::{self, BufReader};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::error::Colour;
 use crate::units::Bytes;
 
 /// What a pass over a drive is for.
@@ -140,7 +152,12 @@ pub struct Summary {
 impl Summary {
     /// Returns the average rate of all content bytes over the whole time.
     pub fn rate(&self) -> Option<crate::units::Bandwidth> {
-        Bytes(self.carried).per(Duration::from_secs_f64(self.seconds.max(0.0)))
+        Bytes(self.carried).per(Duration::try_from_secs_f64(self.seconds).unwrap_or_default())
+    }
+
+    /// Returns the summary for people, each line ended.
+    pub fn render(&self, colour: Colour) -> String {
+        words::summary_text(self, colour)
     }
 }
 
@@ -155,3 +172,78 @@ pub trait Operator: Send + Sync {
     /// Asks a yes/no question; `None` when nobody can answer (no terminal).
     fn confirm(&self, question: &str) -> Option<bool>;
 }
+
+/// Who listens, as `main` finds it out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Audience {
+    /// `--json`.
+    pub json: bool,
+    /// `--yes`.
+    pub yes: bool,
+    /// `--debug`: log lines come between, so there are no bars.
+    pub debug: bool,
+    /// Standard input is a terminal.
+    pub stdin_is_terminal: bool,
+    /// Standard error is a terminal.
+    pub stderr_is_terminal: bool,
+    /// The environment has a NO_COLOR that is not empty.
+    pub no_color: bool,
+}
+
+impl Audience {
+    /// Returns whether talk may be coloured.
+    pub fn colour(&self) -> Colour {
+        Colour::choose(self.stderr_is_terminal, self.no_color)
+    }
+}
+
+/// Returns who tells, and who answers questions.
+///
+/// They belong together: while a question is asked, no bars are drawn over it.
+pub fn choose(audience: &Audience) -> (Arc<dyn Reporter>, Arc<dyn Operator>) {
+    let bars = (audience.stderr_is_terminal && !audience.json && !audience.debug)
+        .then(|| Arc::new(terminal::Terminal::new(audience.colour())));
+    let reporter: Arc<dyn Reporter> = match &bars {
+        Some(terminal) => Arc::clone(terminal) as Arc<dyn Reporter>,
+        None if audience.json => Arc::new(json::Json::new(Box::new(io::stdout()))),
+        None => Arc::new(lines::Lines::new(Box::new(io::stderr()), audience.colour())),
+    };
+    let operator: Arc<dyn Operator> = if audience.yes {
+        Arc::new(operator::AlwaysYes)
+    } else if audience.stdin_is_terminal && audience.stderr_is_terminal {
+        let input = Box::new(BufReader::new(io::stdin()));
+        Arc::new(operator::Person::new(input, Box::new(io::stderr()), bars))
+    } else {
+        Arc::new(operator::Nobody)
+    };
+    (reporter, operator)
+}
+
+/// The moment an event is told.
+#[derive(Clone, Debug)]
+struct Now {
+    timestamp: Timestamp,
+    zone: TimeZone,
+    tick: Instant,
+}
+
+impl Now {
+    fn read() -> Now {
+        Now {
+            timestamp: Timestamp::now(),
+            zone: TimeZone::system(),
+            tick: Instant::now(),
+        }
+    }
+
+    /// Returns the time of day, `12:12:27`.
+    fn wall(&self) -> String {
+        self.timestamp
+            .to_zoned(self.zone.clone())
+            .strftime("%H:%M:%S")
+            .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests;
