@@ -2,7 +2,20 @@
 //!
 //! Observes and acts; never decides. Every method says whether a repeat is harmless. State is read where it is
 //! immediate (node lists, status/current, config), never from a listing that lags. Read next: `http.rs` (the only place
-//! that knows reqwest), `wire.rs` (the shapes on the wire), `task.rs`.
+//! that knows reqwest), `answer.rs` (an answer to a value or an [`ApiError`]), `wire.rs` (the shapes on the wire),
+//! `task.rs`, `observe.rs` and `act.rs` (what the methods of the trait do).
+
+mod act;
+pub mod answer;
+mod api;
+mod change;
+pub mod http;
+mod login;
+mod observe;
+pub mod session;
+pub mod task;
+pub mod tls;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
