@@ -200,15 +200,15 @@ impl Content for RawContent {
 
 impl RawContent {
     fn read_file(&self, block: &mut Block, offset: u64, length: usize) -> io::Result<()> {
-        if let Some(file) = &self.direct {
-            if self.direct_works.load(Ordering::Relaxed) {
-                match self.read_direct(file, block, offset, length) {
-                    Err(error) if error.raw_os_error() == Some(INVALID) => {
-                        self.direct_works.store(false, Ordering::Relaxed);
-                        let _ = rustix::fs::fadvise(&self.cached, 0, None, Advice::DontNeed);
-                    }
-                    result => return result,
+        if let Some(file) = &self.direct
+            && self.direct_works.load(Ordering::Relaxed)
+        {
+            match self.read_direct(file, block, offset, length) {
+                Err(error) if error.raw_os_error() == Some(INVALID) => {
+                    self.direct_works.store(false, Ordering::Relaxed);
+                    let _ = rustix::fs::fadvise(&self.cached, 0, None, Advice::DontNeed);
                 }
+                result => return result,
             }
         }
         self.cached.read_exact_at(block.bytes_mut(length), offset)?;

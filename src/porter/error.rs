@@ -80,7 +80,7 @@ pub(crate) enum PorterError {
     #[error("the other side never answered")]
     NoAnswer,
     /// The direct connection never worked.
-    #[error("no direct connection to the target host: {0}")]
+    #[error("ssh to the target host: {0}")]
     Direct(String),
     /// The other side reported an error.
     #[error("{}", .0.text)]

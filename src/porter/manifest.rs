@@ -66,14 +66,9 @@ impl Manifest {
             Err(error) => return Err(PorterError::file("open", path)(error)),
         };
         lock(&file, path, LOCK_PATIENCE)?;
-        Manifest::open_with(path, OpenOptions::new().read(true).write(true)).and_then(|found| {
-            let Some(mut manifest) = found else {
-                return Ok(None);
-            };
-            // The lock belongs to the first descriptor.
-            manifest.file = file;
-            Ok(Some(manifest))
-        })
+        // Read again, for the one that held the lock may have removed it; the lock belongs to the first descriptor.
+        let found = Manifest::open_with(path, OpenOptions::new().read(true).write(true))?;
+        Ok(found.map(|manifest| Manifest { file, ..manifest }))
     }
 
     fn open_with(path: &Path, options: &OpenOptions) -> Result<Option<Manifest>, PorterError> {

@@ -38,6 +38,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+pub(crate) use chunk::hex;
 pub(crate) use direct::{LONGEST_MESSAGE, SETUP, message};
 pub(crate) use error::Report;
 pub(crate) use pace::Bucket;

@@ -60,12 +60,12 @@ pub(crate) fn receive(
     let frames = listen(input);
     let result = Pass::begin(order, &frames, output.clone())
         .and_then(|pass| pass.run(order, &frames, teller));
-    if let Err(error) = &result {
-        if !matches!(error, PorterError::Gone | PorterError::Peer(_)) {
-            let report = serde_json::to_vec(&error.report()).unwrap_or_default();
-            // The other side may be gone as well; our own standard error still tells.
-            let _ = output.frame(&Frame::Fail(report));
-        }
+    if let Err(error) = &result
+        && !matches!(error, PorterError::Gone | PorterError::Peer(_))
+    {
+        let report = serde_json::to_vec(&error.report()).unwrap_or_default();
+        // The other side may be gone as well; our own standard error still tells.
+        let _ = output.frame(&Frame::Fail(report));
     }
     result
 }

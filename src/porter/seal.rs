@@ -20,9 +20,9 @@ pub(crate) struct SourceState {
     /// Bytes.
     pub(crate) size: u64,
     /// Last write, nanoseconds since 1970.
-    pub(crate) written: i128,
+    pub(crate) written: i64,
     /// Last change of the inode, nanoseconds since 1970; cannot be set back by a program.
-    pub(crate) changed: i128,
+    pub(crate) changed: i64,
     /// The inode.
     pub(crate) inode: u64,
     /// Whether this is a file, whose times tell of writes; a block device's do not.
@@ -34,7 +34,7 @@ impl SourceState {
     pub(crate) fn of(path: &Path) -> Result<SourceState, PorterError> {
         let found = std::fs::metadata(path).map_err(PorterError::file("look at", path))?;
         let nanoseconds =
-            |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         let file = found.is_file();
         let times = |value| if file { value } else { 0 };
         Ok(SourceState {
@@ -66,7 +66,7 @@ pub(crate) struct Seal {
     /// Its size when the pass ended.
     pub(crate) target_size: u64,
     /// Its last write when the pass ended, nanoseconds since 1970.
-    pub(crate) target_written: i128,
+    pub(crate) target_written: i64,
 }
 
 impl Seal {

@@ -75,7 +75,7 @@ pub(crate) async fn relay(sender: Stream, receiver: Stream, tell: Tell<'_>) -> O
             ],
         }
     };
-    unless_still(&moved, whole).await
+    unless_still(&moved, PATIENCE, whole).await
 }
 
 /// Answers a direct sender's agent requests while it works. `None` when nothing moved for [`PATIENCE`].
@@ -96,7 +96,7 @@ pub(crate) async fn direct(
             exits: vec![(Side::Source, exit.unwrap_or_else(|_| vanished()))],
         }
     };
-    unless_still(&moved, whole).await
+    unless_still(&moved, PATIENCE, whole).await
 }
 
 /// Stands for an exit that was never told, which a shell does only when its task was ended.
@@ -104,18 +104,23 @@ fn vanished() -> Result<Exit, ShellError> {
     Ok(Exit::Signal(String::from("nobody knows what")))
 }
 
-async fn unless_still<T>(moved: &AtomicU64, whole: impl Future<Output = T>) -> Option<T> {
+/// Awaits something that counts its movements, `None` when it did not move for so long.
+pub(crate) async fn unless_still<T>(
+    moved: &AtomicU64,
+    patience: Duration,
+    whole: impl Future<Output = T>,
+) -> Option<T> {
     tokio::pin!(whole);
     let mut seen = 0;
     let mut since = Instant::now();
     loop {
         tokio::select! {
             result = &mut whole => return Some(result),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {
+            () = tokio::time::sleep(patience / 300) => {
                 let now = moved.load(Ordering::Relaxed);
                 if now != seen {
                     (seen, since) = (now, Instant::now());
-                } else if since.elapsed() >= PATIENCE {
+                } else if since.elapsed() >= patience {
                     return None;
                 }
             }
@@ -124,11 +129,7 @@ async fn unless_still<T>(moved: &AtomicU64, whole: impl Future<Output = T>) -> O
 }
 
 /// Moves bytes until either side ends; then the other side sees the end as well.
-async fn pump(
-    mut from: mpsc::Receiver<Vec<u8>>,
-    to: mpsc::Sender<Vec<u8>>,
-    moved: &AtomicU64,
-) {
+async fn pump(mut from: mpsc::Receiver<Vec<u8>>, to: mpsc::Sender<Vec<u8>>, moved: &AtomicU64) {
     while let Some(bytes) = from.recv().await {
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if to.send(bytes).await.is_err() {
@@ -239,17 +240,18 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn stillness_ends_a_carry_and_movement_does_not() {
+        let patience = Duration::from_millis(600);
         let moved = AtomicU64::new(0);
         let busy = async {
-            for _ in 0..10 {
-                tokio::time::sleep(PATIENCE / 2).await;
+            for _ in 0..20 {
+                tokio::time::sleep(patience / 10).await;
                 moved.fetch_add(1, Ordering::Relaxed);
             }
         };
-        assert_eq!(unless_still(&moved, busy).await, Some(()));
+        assert_eq!(unless_still(&moved, patience, busy).await, Some(()));
         let still = std::future::pending::<()>();
-        assert_eq!(unless_still(&moved, still).await, None);
+        assert_eq!(unless_still(&moved, patience, still).await, None);
     }
 }

@@ -67,7 +67,8 @@ impl Told {
             moved |= self.line(&line, tell);
         }
         let room = LONGEST.saturating_sub(self.partial.len());
-        self.partial.extend_from_slice(&rest[..rest.len().min(room)]);
+        self.partial
+            .extend_from_slice(&rest[..rest.len().min(room)]);
         moved
     }
 
@@ -139,10 +140,7 @@ fn weight(report: &Report) -> u8 {
 
 /// Picks the error that explains most; of equal ones the first.
 pub(crate) fn most_telling(errors: &[(Side, Report)]) -> Option<&(Side, Report)> {
-    errors
-        .iter()
-        .rev()
-        .max_by_key(|(_, report)| weight(report))
+    errors.iter().rev().max_by_key(|(_, report)| weight(report))
 }
 
 /// Who a pass is about, for errors.
@@ -207,7 +205,8 @@ mod tests {
         let mut told = Told::new(Side::Source);
         let seen = std::sync::Mutex::new(Vec::new());
         let tell = |progress: Progress| seen.lock().expect("lock").push(progress.scanned.0);
-        let text = b"motd\n{\"progress\":{\"scanned\":5,\"total\":9,\"carried\":1,\"wire\":2}}\n{\"err";
+        let text =
+            b"motd\n{\"progress\":{\"scanned\":5,\"total\":9,\"carried\":1,\"wire\":2}}\n{\"err";
         for byte in text {
             told.take(&[*byte], &tell);
         }

@@ -1,0 +1,529 @@
+//! The engine for images: files (raw, qcow2) and block devices as sources, copied while the guest runs.
+//!
+//! Same format on both sides: the bytes of the file itself, so an image keeps its internal snapshots. Different formats:
+//! what the guest sees, with no second copy in between. The work is done by porters on the hosts; this engine puts them
+//! there, connects them, and turns what they say into values. It never reads a volume itself and never decides about a
+//! guest. A target that is a block device is not supported; it counts as foreign. Read next: `carry.rs`, `upload.rs`,
+//! then `porter/mod.rs`; `stock.rs` for hosts where no porter can run.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::carry::{self, Carried, DirectAccess, GrantDirect, PATIENCE};
+use super::lines::{About, Side, most_telling};
+use super::upload::{self, Uploads, shell};
+use super::{
+    End, Engine, Format, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, Verify,
+    VolumeState, stock,
+};
+use crate::host::command::Command;
+use crate::host::{Exit, Output, ShellError};
+use crate::porter::{SourceState, Target};
+use crate::units::Bytes;
+
+/// Says, without a porter, whether there is a target (`absent`), a manifest beside it, and how much space it takes.
+const GLANCE: &str = r#"test -e "$1" || test -L "$1" || { echo absent; exit 0; }
+test -e "$2/proxmove-$3.manifest" || { echo foreign; exit 0; }
+stat -c 'there %b %B' -- "$1""#;
+
+/// Removes our files of a pair, and drafts and private directories that killed passes left.
+const TIDY: &str = r#"cd "$1" 2>/dev/null || exit 0
+for kind in manifest seal stock agent; do rm -rf -- "proxmove-$2.$kind" "proxmove-$2.$kind-"*; done"#;
+
+/// The engine for images. One value serves all pairs of a run.
+pub struct ImageEngine {
+    uploads: Uploads,
+    grant: Option<GrantDirect>,
+}
+
+impl ImageEngine {
+    /// Makes an engine that puts `executable`, which must be able to run on the hosts, there as the porter.
+    pub fn new(executable: impl Into<PathBuf>) -> ImageEngine {
+        ImageEngine {
+            uploads: Uploads::new(executable.into()),
+            grant: None,
+        }
+    }
+
+    /// Says how pairs with a direct route get their access; without it, that route fails.
+    #[must_use]
+    pub fn with_direct(mut self, grant: GrantDirect) -> ImageEngine {
+        self.grant = Some(grant);
+        self
+    }
+
+    /// Runs a short porter command and returns what it printed. Puts a porter that was removed back, once.
+    async fn porter(
+        &self,
+        pair: &Pair,
+        side: Side,
+        operation: &'static str,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, TransferError> {
+        let end = end_of(pair, side);
+        let mut again = true;
+        loop {
+            let path = self.uploads.ensure(end, pair.drive).await?;
+            let command = Command::new(path).arg("porter").args(arguments);
+            let output = end
+                .shell
+                .run(&command, &[], upload::PATIENCE)
+                .await
+                .map_err(|source| host(operation, pair, source))?;
+            match output.exit {
+                Exit::Code(0) => return Ok(output.stdout),
+                Exit::Code(126 | 127) if again => {
+                    self.uploads.forget(end).await;
+                    again = false;
+                }
+                Exit::Code(_) | Exit::Signal(_) => {
+                    return Err(failed(pair, side, operation, &output));
+                }
+            }
+        }
+    }
+
+    async fn observe_porter(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
+        const OPERATION: &str = "look at the target";
+        let arguments = target_arguments("observe", pair);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let printed = self
+            .porter(pair, Side::Target, OPERATION, &arguments)
+            .await?;
+        let target = read_json::<Target>(pair, Side::Target, OPERATION, &printed)?;
+        let (in_place, seal) = match target {
+            Target::Absent => return Ok(VolumeState::Absent),
+            Target::Foreign => return Ok(VolumeState::Foreign),
+            Target::Ours { in_place, seal } => (Bytes(in_place), seal),
+        };
+        let partial = VolumeState::Partial { in_place };
+        let Some(seal) = seal.filter(|seal| seal.source.file) else {
+            return Ok(partial);
+        };
+        if self.uploads.find(&pair.source, pair.drive).await?.is_none() {
+            return Ok(partial);
+        }
+        const STATE: &str = "look at the source";
+        let arguments = ["state", "--path", &pair.source.path];
+        let printed = self.porter(pair, Side::Source, STATE, &arguments).await?;
+        let source = read_json::<SourceState>(pair, Side::Source, STATE, &printed)?;
+        Ok(if source == seal.source {
+            VolumeState::Synced {
+                digest: seal.digest,
+            }
+        } else {
+            partial
+        })
+    }
+
+    /// Finds out as much as possible while there is no porter on the target, and writes nothing to get one there.
+    async fn glance(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
+        const OPERATION: &str = "look at the target";
+        let command = shell(GLANCE, &[&pair.target.path, &pair.target.temp, &pair.name]);
+        let output = pair
+            .target
+            .shell
+            .run(&command, &[], upload::PATIENCE)
+            .await
+            .map_err(|source| host(OPERATION, pair, source))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match (&output.exit, words.as_slice()) {
+            (Exit::Code(0), ["absent"]) => Ok(VolumeState::Absent),
+            (Exit::Code(0), ["foreign"]) => Ok(VolumeState::Foreign),
+            (Exit::Code(0), ["there", blocks, size]) => {
+                let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+                Ok(VolumeState::Partial {
+                    in_place: Bytes(number(blocks) * number(size)),
+                })
+            }
+            _ => Err(failed(pair, Side::Target, OPERATION, &output)),
+        }
+    }
+
+    /// Runs a pass between two porters, once; `None` when a porter turned out to be missing.
+    async fn carry_once(
+        &self,
+        pair: &Pair,
+        pass: Pass,
+        tell: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Option<PassReport>, TransferError> {
+        let operation = operation(pass);
+        let started = Instant::now();
+        let source = self.uploads.ensure(&pair.source, pair.drive).await?;
+        let target = self.uploads.ensure(&pair.target, pair.drive).await?;
+        let mut send = Command::new(&source)
+            .arg("porter")
+            .args(send_arguments(pair, pass));
+        let receive = Command::new(&target)
+            .arg("porter")
+            .args(target_arguments("receive", pair));
+        let carried = match pair.route {
+            Route::Relay => {
+                let receiver = pair.target.shell.stream(&receive).await;
+                let receiver = receiver.map_err(|source| host(operation, pair, source))?;
+                let sender = pair.source.shell.stream(&send).await;
+                let sender = sender.map_err(|source| host(operation, pair, source))?;
+                carry::relay(sender, receiver, tell).await
+            }
+            Route::Direct => {
+                let access = self.access(pair)?;
+                send = send.args(direct_arguments(pair, &access, &receive));
+                let sender = pair.source.shell.stream(&send).await;
+                let sender = sender.map_err(|source| host(operation, pair, source))?;
+                carry::direct(sender, &access, tell).await
+            }
+        };
+        let Some(carried) = carried else {
+            let silent = ShellError::Silent {
+                address: format!(
+                    "{} and {}",
+                    pair.source.shell.address(),
+                    pair.target.shell.address()
+                ),
+                command: send.brief(),
+                silence: PATIENCE,
+            };
+            return Err(host(operation, pair, silent));
+        };
+        self.conclude(pair, pass, carried, started).await
+    }
+
+    fn access(&self, pair: &Pair) -> Result<DirectAccess, TransferError> {
+        let granted = match &self.grant {
+            Some(grant) => grant(pair),
+            None => Err(String::from("no access was prepared for it")),
+        };
+        granted.map_err(|reason| TransferError::DirectRoute {
+            drive: pair.drive,
+            source_address: pair.source.shell.address().to_owned(),
+            target_address: pair.target.shell.address().to_owned(),
+            reason,
+        })
+    }
+
+    /// Decides from what both sides said whether the pass succeeded.
+    async fn conclude(
+        &self,
+        pair: &Pair,
+        pass: Pass,
+        carried: Carried,
+        started: Instant,
+    ) -> Result<Option<PassReport>, TransferError> {
+        let operation = operation(pass);
+        let about = About {
+            operation,
+            drive: pair.drive,
+            source: pair.source.shell.address(),
+            target: pair.target.shell.address(),
+            direct: pair.route == Route::Direct,
+        };
+        let well = |exit: &Result<Exit, ShellError>| matches!(exit, Ok(Exit::Code(0)));
+        let finished = carried.told.iter().find_map(|told| told.finished.clone());
+        if let (Some(finished), true) = (finished, carried.exits.iter().all(|(_, exit)| well(exit)))
+        {
+            return Ok(Some(PassReport {
+                progress: finished.progress,
+                duration: started.elapsed(),
+                digest: match pass {
+                    Pass::Precopy => None,
+                    Pass::Final(_) => Some(finished.digest),
+                },
+                repaired: finished.repaired,
+            }));
+        }
+        let mut missing = false;
+        for (side, exit) in &carried.exits {
+            if matches!(exit, Ok(Exit::Code(126 | 127))) {
+                self.uploads.forget(end_of(pair, *side)).await;
+                missing = true;
+            }
+        }
+        if missing {
+            return Ok(None);
+        }
+        let errors: Vec<_> = carried
+            .told
+            .iter()
+            .flat_map(|told| told.errors.clone())
+            .collect();
+        // A connection that broke explains why both porters found themselves alone.
+        let told = most_telling(&errors).filter(|(_, report)| report.kind != "gone");
+        if let Some((side, report)) = told {
+            return Err(about.error(*side, report));
+        }
+        let mut ended = Vec::new();
+        for (side, exit) in carried.exits {
+            match exit {
+                Err(source) => return Err(host(operation, pair, source)),
+                Ok(exit) => ended.push((side, exit)),
+            }
+        }
+        let (side, exit) = ended
+            .iter()
+            .find(|(_, exit)| *exit != Exit::Code(0) && *exit != Exit::Code(1))
+            .or(ended.iter().find(|(_, exit)| *exit != Exit::Code(0)))
+            .cloned()
+            .unwrap_or((Side::Source, Exit::Code(0)));
+        let words: Vec<String> = carried
+            .told
+            .iter()
+            .flat_map(|told| told.words.clone())
+            .collect();
+        let reason = match (errors.first(), words.is_empty()) {
+            (_, false) => format!("the porter {exit}: {}", words.join("; ")),
+            (Some((_, report)), true) => format!("the porter {exit}: {}", report.text),
+            (None, true) => format!("the porter {exit} without a word"),
+        };
+        Err(TransferError::Porter {
+            operation,
+            drive: pair.drive,
+            address: end_of(pair, side).shell.address().to_owned(),
+            reason,
+        })
+    }
+}
+
+#[async_trait]
+impl Engine for ImageEngine {
+    async fn prepare(&self, pairs: &[Pair]) -> Result<(), TransferError> {
+        for pair in pairs {
+            if pair.tool == Tool::Stock {
+                continue;
+            }
+            for end in [&pair.source, &pair.target] {
+                self.uploads.enter(end, &pair.name).await;
+                self.uploads.ensure(end, pair.drive).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
+        if pair.tool == Tool::Stock {
+            return stock::observe(pair).await;
+        }
+        match self.uploads.find(&pair.target, pair.drive).await? {
+            Some(_) => self.observe_porter(pair).await,
+            None => self.glance(pair).await,
+        }
+    }
+
+    async fn carry(
+        &self,
+        pair: &Pair,
+        pass: Pass,
+        tell: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PassReport, TransferError> {
+        if pair.tool == Tool::Stock {
+            return stock::carry(pair, pass, tell).await;
+        }
+        for end in [&pair.source, &pair.target] {
+            self.uploads.enter(end, &pair.name).await;
+        }
+        // Somebody who tidied the same host may have taken the porter away; then it is put back, once.
+        for _ in 0..2 {
+            if let Some(report) = self.carry_once(pair, pass, tell).await? {
+                return Ok(report);
+            }
+        }
+        Err(TransferError::Porter {
+            operation: operation(pass),
+            drive: pair.drive,
+            address: pair.target.shell.address().to_owned(),
+            reason: String::from(
+                "the porter is removed again and again; is something cleaning up there?",
+            ),
+        })
+    }
+
+    async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
+        const OPERATION: &str = "tidying up";
+        for side in [Side::Source, Side::Target] {
+            let end = end_of(pair, side);
+            let command = shell(TIDY, &[&end.temp, &pair.name]);
+            let output = end
+                .shell
+                .run(&command, &[], upload::PATIENCE)
+                .await
+                .map_err(|source| host(OPERATION, pair, source))?;
+            if output.exit != Exit::Code(0) {
+                return Err(failed(pair, side, OPERATION, &output));
+            }
+            if pair.tool == Tool::Porter {
+                self.uploads.leave(end, &pair.name, pair.drive).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, pair: &Pair) -> Result<(), TransferError> {
+        if pair.tool == Tool::Stock {
+            stock::discard(pair).await?;
+            return self.tidy(pair).await;
+        }
+        // Without a porter there, there may be nothing to discard at all.
+        match self.observe(pair).await? {
+            VolumeState::Absent => {}
+            VolumeState::Foreign => {
+                return Err(TransferError::Foreign {
+                    address: pair.target.shell.address().to_owned(),
+                    path: pair.target.path.clone(),
+                });
+            }
+            VolumeState::Partial { .. } | VolumeState::Synced { .. } => {
+                let arguments = target_arguments("discard", pair);
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                self.porter(pair, Side::Target, "removal of the copy", &arguments)
+                    .await?;
+            }
+        }
+        self.tidy(pair).await
+    }
+}
+
+pub(crate) fn end_of(pair: &Pair, side: Side) -> &End {
+    match side {
+        Side::Source => &pair.source,
+        Side::Target => &pair.target,
+    }
+}
+
+/// Returns the words for a pass in errors.
+pub(crate) fn operation(pass: Pass) -> &'static str {
+    match pass {
+        Pass::Precopy => "pre-copy",
+        Pass::Final(_) => "final delta",
+    }
+}
+
+pub(crate) fn host(operation: &'static str, pair: &Pair, source: ShellError) -> TransferError {
+    TransferError::Host {
+        operation,
+        drive: pair.drive,
+        source,
+    }
+}
+
+/// Turns a failed short command into an error, from a porter's report when there is one.
+pub(crate) fn failed(
+    pair: &Pair,
+    side: Side,
+    operation: &'static str,
+    output: &Output,
+) -> TransferError {
+    let mut told = super::lines::Told::new(side);
+    told.take(&output.stderr, &|_| {});
+    told.end();
+    let about = About {
+        operation,
+        drive: pair.drive,
+        source: pair.source.shell.address(),
+        target: pair.target.shell.address(),
+        direct: false,
+    };
+    match most_telling(&told.errors) {
+        Some((side, report)) => about.error(*side, report),
+        None => TransferError::Porter {
+            operation,
+            drive: pair.drive,
+            address: end_of(pair, side).shell.address().to_owned(),
+            reason: format!("the command {}: {}", output.exit, told.words.join("; ")),
+        },
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(
+    pair: &Pair,
+    side: Side,
+    operation: &'static str,
+    printed: &[u8],
+) -> Result<T, TransferError> {
+    serde_json::from_slice(printed).map_err(|error| TransferError::Porter {
+        operation,
+        drive: pair.drive,
+        address: end_of(pair, side).shell.address().to_owned(),
+        reason: format!("it printed something unexpected: {error}"),
+    })
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Qcow2 => "qcow2",
+    }
+}
+
+fn target_arguments(verb: &str, pair: &Pair) -> Vec<String> {
+    [
+        verb,
+        "--path",
+        &pair.target.path,
+        "--temp",
+        &pair.target.temp,
+        "--name",
+        &pair.name,
+        "--format",
+        format_name(pair.target.format),
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+fn send_arguments(pair: &Pair, pass: Pass) -> Vec<String> {
+    let mut arguments = [
+        "send",
+        "--path",
+        &pair.source.path,
+        "--format",
+        format_name(pair.source.format),
+        "--layout",
+        if pair.source.format == pair.target.format {
+            "file"
+        } else {
+            "guest"
+        },
+        "--purpose",
+        match pass {
+            Pass::Precopy => "precopy",
+            Pass::Final(Verify::Full) => "final-full",
+            Pass::Final(Verify::Transfer) => "final-transfer",
+        },
+    ]
+    .map(String::from)
+    .to_vec();
+    if let Some(limit) = pair.limit {
+        arguments.push(String::from("--limit"));
+        arguments.push(limit.as_bytes_per_second().to_string());
+    }
+    arguments
+}
+
+fn direct_arguments(pair: &Pair, access: &DirectAccess, receive: &Command) -> Vec<String> {
+    let mut arguments: Vec<String> = [
+        "--host",
+        &access.address.host,
+        "--receive",
+        receive.line(),
+        "--temp",
+        &pair.source.temp,
+        "--name",
+        &pair.name,
+    ]
+    .map(String::from)
+    .to_vec();
+    let options = [
+        ("--user", access.address.user.clone()),
+        ("--port", access.address.port.map(|port| port.to_string())),
+        ("--ciphers", access.ciphers.clone()),
+    ];
+    for (key, value) in options {
+        if let Some(value) = value {
+            arguments.push(String::from(key));
+            arguments.push(value);
+        }
+    }
+    arguments
+}
