@@ -1,0 +1,53 @@
+//! A plain client: sends one request, returns status, reason and body.
+
+use proxmove::sim::SimulatedCluster;
+
+/// One answer.
+pub struct Answer {
+    pub status: u16,
+    pub reason: String,
+    pub body: String,
+}
+
+/// Builds a client that trusts a simulated cluster.
+pub fn client(cluster: &SimulatedCluster) -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certificate =
+        reqwest::Certificate::from_pem(cluster.certificate_pem.as_bytes()).expect("a certificate");
+    reqwest::Client::builder()
+        .tls_certs_only([certificate])
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("a client")
+}
+
+/// Sends a request.
+pub async fn send(
+    client: &reqwest::Client,
+    method: &str,
+    url: &str,
+    headers: &[(&str, String)],
+    body: Option<(String, String)>,
+) -> Answer {
+    let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+    let mut request = client.request(method, url);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    if let Some((kind, text)) = body {
+        request = request.header("content-type", kind).body(text);
+    }
+    let response = request.send().await.expect("an answer");
+    let status = response.status().as_u16();
+    let reason = response
+        .extensions()
+        .get::<hyper::ext::ReasonPhrase>()
+        .map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned())
+        .or_else(|| response.status().canonical_reason().map(str::to_owned))
+        .unwrap_or_default();
+    Answer {
+        status,
+        reason,
+        body: response.text().await.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,385 @@
+//! Sends what was recorded and keeps count of what came back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use proxmove::sim::api::schema::ENDPOINTS;
+use proxmove::sim::{SimulatedCluster, Simulation};
+use serde_json::Value;
+
+use super::client::{self, Answer};
+use super::{compare, laboratory};
+
+/// How a recording went.
+#[derive(Default)]
+pub struct Outcome {
+    pub matched: usize,
+    pub not_simulated: usize,
+    pub differences: Vec<(usize, String)>,
+    by_endpoint: BTreeMap<String, (usize, usize)>,
+}
+
+impl Outcome {
+    /// Returns the counts as a table.
+    pub fn table(&self, file: &str) -> String {
+        let mut text = format!(
+            "{file}: {} alike, {} different, {} not simulated\n",
+            self.matched,
+            self.differences.len(),
+            self.not_simulated
+        );
+        for (endpoint, (alike, different)) in &self.by_endpoint {
+            text.push_str(&format!("  {alike:4} {different:4}  {endpoint}\n"));
+        }
+        text
+    }
+}
+
+/// One recorded request and its answer.
+struct Row {
+    cluster: Option<String>,
+    user: String,
+    method: String,
+    path: String,
+    params: Vec<(String, String)>,
+    raw: Option<String>,
+    status: u16,
+    reason: String,
+    body: String,
+    note: String,
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Parameters that were too long to record are made up again in the same length.
+fn lengthened(value: String) -> String {
+    let recorded = value
+        .strip_suffix(" characters]")
+        .and_then(|text| text.rsplit_once("...["));
+    match recorded {
+        Some((start, count)) => {
+            let letter = start.chars().next().unwrap_or('x').to_string();
+            letter.repeat(count.parse().unwrap_or(0))
+        }
+        None => value,
+    }
+}
+
+fn read(line: &str) -> Row {
+    let value: Value = serde_json::from_str(line).expect("a recorded row");
+    let field = |name: &str| value.get(name).map(text).unwrap_or_default();
+    let params = value["params"].as_object().map_or_else(Vec::new, |map| {
+        map.iter()
+            .map(|(key, value)| (key.clone(), lengthened(text(value))))
+            .collect()
+    });
+    Row {
+        cluster: value.get("cluster").map(text),
+        user: field("user"),
+        method: field("method"),
+        path: field("path"),
+        params,
+        raw: value["raw_body"].as_str().map(str::to_owned),
+        status: value["status"].as_u64().unwrap_or(0) as u16,
+        reason: field("reason"),
+        body: field("body"),
+        note: field("note"),
+    }
+}
+
+/// Returns the endpoint a path belongs to, if it is simulated.
+fn endpoint(method: &str, path: &str) -> Option<String> {
+    let path = path.split('?').next().unwrap_or_default();
+    let path = percent_decode_str(path).decode_utf8_lossy();
+    let path = path.replace("//", "/");
+    let path = path.strip_prefix("/api2/json").or(path.strip_prefix("/api2/extjs"))?;
+    let path = path.trim_end_matches('/');
+    let fits = |template: &str| {
+        let (mut given, wanted) = (path.split('/'), template.split('/'));
+        for segment in wanted {
+            let Some(part) = given.next() else {
+                return false;
+            };
+            if segment == "{volume}" {
+                return true;
+            }
+            if !segment.starts_with('{') && segment != part {
+                return false;
+            }
+        }
+        given.next().is_none()
+    };
+    ENDPOINTS
+        .iter()
+        .find(|endpoint| endpoint.method == method && fits(endpoint.path))
+        .map(|endpoint| format!("{} {}", endpoint.method, endpoint.path))
+}
+
+struct Player<'a> {
+    simulation: &'a Simulation,
+    clients: BTreeMap<String, reqwest::Client>,
+    tickets: BTreeMap<(String, String), (String, String)>,
+    /// Recorded texts and what stands for them here: UPIDs, tickets.
+    renamed: Vec<(String, String)>,
+}
+
+impl Player<'_> {
+    fn rename(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (recorded, ours) in &self.renamed {
+            text = text.replace(recorded.as_str(), ours);
+            let encoded = |text: &str| {
+                text.replace(':', "%3A").replace('@', "%40").replace('!', "%21")
+            };
+            text = text.replace(&encoded(recorded), &encoded(ours));
+        }
+        text
+    }
+
+    async fn login(&mut self, cluster: &SimulatedCluster, user: &str) -> (String, String) {
+        let key = (cluster.alias.clone(), user.to_owned());
+        if let Some(found) = self.tickets.get(&key) {
+            return found.clone();
+        }
+        let body = format!(
+            "username={}&password={}",
+            user.replace('@', "%40"),
+            laboratory::password(user)
+        );
+        let url = format!("https://{}/api2/json/access/ticket", cluster.address);
+        let form = "application/x-www-form-urlencoded".to_owned();
+        let client = self.clients[&cluster.alias].clone();
+        let answer = client::send(&client, "POST", &url, &[], Some((form, body))).await;
+        let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let pair = (
+            text(&value["data"]["ticket"]),
+            text(&value["data"]["CSRFPreventionToken"]),
+        );
+        self.tickets.insert(key, pair.clone());
+        pair
+    }
+
+    /// Returns the headers of the recorded user, odd ones included.
+    async fn headers(&mut self, cluster: &SimulatedCluster, row: &Row) -> Vec<(&'static str, String)> {
+        let token = |text: &str| vec![("authorization", format!("PVEAPIToken={text}"))];
+        match (row.user.as_str(), row.note.as_str()) {
+            ("(none)", note) if note.starts_with("garbage cookie") => {
+                vec![("cookie", "PVEAuthCookie=garbage".to_owned())]
+            }
+            ("(none)", note) if note.starts_with("old ticket") => {
+                vec![("cookie", "PVEAuthCookie=PVE:root@pam:5B010000::x".to_owned())]
+            }
+            ("(none)", _) => Vec::new(),
+            ("garbage", _) => token("garbage"),
+            ("mover@pve!t1", "token: wrong secret") => token("mover@pve!t1=wrong"),
+            (user, _) if user.contains('!') => token(&format!("{user}=secret")),
+            ("tfa@pve(partial)", _) => {
+                vec![("cookie", "PVEAuthCookie=PVE:!tfa!x:6B01018E::x".to_owned())]
+            }
+            (_, "login") => Vec::new(),
+            (user, note) => {
+                let (ticket, csrf) = self.login(cluster, user).await;
+                let mut headers = vec![("cookie", format!("PVEAuthCookie={ticket}"))];
+                if !note.contains("CSRF") {
+                    headers.push(("csrfpreventiontoken", csrf));
+                } else if note.contains("wrong") {
+                    headers.push(("csrfpreventiontoken", "6B010174:wrong".to_owned()));
+                }
+                headers
+            }
+        }
+    }
+
+    fn busy(&self, cluster: &str) -> bool {
+        let world = self.simulation.world();
+        world
+            .clusters
+            .iter()
+            .filter(|entry| entry.alias == cluster)
+            .any(|entry| entry.tasks.iter().any(|task| task.ended.is_none()))
+    }
+
+    async fn settle(&self, cluster: &str) {
+        while self.busy(cluster) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn broadcast(&self) {
+        for cluster in &mut self.simulation.world().clusters {
+            cluster.refresh_broadcasts();
+        }
+    }
+
+    async fn send(&mut self, cluster: &SimulatedCluster, row: &Row) -> Answer {
+        let headers = self.headers(cluster, row).await;
+        let encode = |text: &str| {
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+        };
+        let pairs: Vec<String> = row
+            .params
+            .iter()
+            .map(|(key, value)| format!("{}={}", encode(key), encode(&self.rename(value))))
+            .collect();
+        let mut url = format!("https://{}{}", cluster.address, self.rename(&row.path));
+        let mut body = None;
+        let form = "application/x-www-form-urlencoded".to_owned();
+        if let Some(raw) = &row.raw {
+            let kind = match raw.chars().next() {
+                Some('{') => "application/json".to_owned(),
+                Some('<') => "text/xml".to_owned(),
+                _ => form,
+            };
+            body = Some((kind, self.rename(raw)));
+        } else if !pairs.is_empty() {
+            match row.method.as_str() {
+                "GET" | "DELETE" => url = format!("{url}?{}", pairs.join("&")),
+                _ => body = Some((form, pairs.join("&"))),
+            }
+        }
+        let client = self.clients[&cluster.alias].clone();
+        client::send(&client, &row.method, &url, &headers, body).await
+    }
+
+    /// Remembers what a recorded UPID or ticket is called here.
+    fn learn(&mut self, row: &Row, answer: &Answer) {
+        let parse = |body: &str| serde_json::from_str::<Value>(body).unwrap_or_default();
+        let (recorded, ours) = (parse(&row.body), parse(&answer.body));
+        for pointer in ["/data", "/data/ticket"] {
+            let pair = (recorded.pointer(pointer), ours.pointer(pointer));
+            if let (Some(Value::String(recorded)), Some(Value::String(ours))) = pair
+                && recorded.len() > 20
+            {
+                self.renamed.push((recorded.clone(), ours.clone()));
+            }
+        }
+    }
+}
+
+/// Rows that were sent while something else was going on.
+fn meanwhile(note: &str) -> bool {
+    ["immediately", "during", "concurrent", "race", "stop overrule", "stop task"]
+        .iter()
+        .any(|word| note.contains(word))
+}
+
+/// Replays a recording against a laboratory of its own.
+pub async fn replay(file: &str, path: &Path) -> Outcome {
+    let simulation = Simulation::start(laboratory::scenario(file)).expect("a simulation");
+    let lines = std::fs::read_to_string(path).expect("a recording");
+    let roots: Vec<String> = simulation
+        .clusters
+        .iter()
+        .flat_map(|cluster| &cluster.nodes)
+        .map(|node| node.root.display().to_string())
+        .collect();
+    let mut player = Player {
+        simulation: &simulation,
+        clients: simulation
+            .clusters
+            .iter()
+            .map(|cluster| (cluster.alias.clone(), client::client(cluster)))
+            .collect(),
+        tickets: BTreeMap::new(),
+        renamed: Vec::new(),
+    };
+    let mut outcome = Outcome::default();
+    let mut logins = 0;
+    for (number, line) in lines.lines().enumerate() {
+        let row = read(line);
+        let Some(name) = endpoint(&row.method, &row.path).or((row.status != 200).then(String::new))
+        else {
+            outcome.not_simulated += 1;
+            continue;
+        };
+        // The older program's recordings do not say which cluster: the node does, and else the turn.
+        let place = match &row.cluster {
+            Some(alias) => simulation.clusters.iter().position(|c| c.alias == *alias),
+            None => {
+                let by_node = simulation
+                    .clusters
+                    .iter()
+                    .position(|c| c.nodes.iter().any(|node| row.path.contains(&format!("/nodes/{}", node.name))));
+                by_node.or_else(|| turn(&row, &mut logins))
+            }
+        };
+        let cluster = simulation.clusters[place.unwrap_or(0)].clone();
+        laboratory::before_row(&simulation, file, &row.note);
+        let polls = row.path.contains("/tasks/") && row.body.contains("\"running\"");
+        if !polls && !meanwhile(&row.note) {
+            player.settle(&cluster.alias).await;
+        }
+        let mut row = row;
+        if row.user.is_empty() {
+            row.user = "mover@pve".to_owned();
+        }
+        if row.path.ends_with("/access/ticket") && !row.user.contains('!') {
+            row.user = "(none)".to_owned();
+        }
+        let mut answer = player.send(&cluster, &row).await;
+        let mut text = difference(&row, &answer, &roots);
+        let lags = row.path.contains("/cluster/resources") || row.path.contains("/pools");
+        if text.is_some() && row.method == "GET" && lags {
+            player.broadcast();
+            answer = player.send(&cluster, &row).await;
+            text = difference(&row, &answer, &roots);
+        }
+        player.learn(&row, &answer);
+        let count = outcome.by_endpoint.entry(name.clone()).or_default();
+        match text {
+            None => {
+                outcome.matched += 1;
+                count.0 += 1;
+            }
+            Some(text) => {
+                count.1 += 1;
+                let request = format!("{} {}", row.method, row.path.replace("/api2/json", ""));
+                outcome
+                    .differences
+                    .push((number, format!("{request:.90} ({}) {text}", row.note)));
+            }
+        }
+    }
+    outcome
+}
+
+/// The older program logs in to one cluster, then to the other, and asks both for their guests.
+fn turn(row: &Row, logins: &mut usize) -> Option<usize> {
+    if row.path.contains("/access/ticket") {
+        *logins += 1;
+    }
+    let mentions = |node: &str| row.body.contains(node);
+    if mentions("nodeb1") || mentions("noded1") {
+        return Some(1);
+    }
+    if mentions("nodea1") || mentions("nodeg1") {
+        return Some(0);
+    }
+    Some(match row.path.rsplit('/').next().unwrap_or_default() {
+        "ticket" | "version" => (*logins + 1) % 2,
+        _ if row.method != "GET" || row.body == "{\"data\":[]}" => 1,
+        _ => 0,
+    })
+}
+
+fn difference(row: &Row, answer: &Answer, roots: &[String]) -> Option<String> {
+    if row.status != answer.status {
+        return Some(format!(
+            "{} {} became {} {}",
+            row.status, row.reason, answer.status, answer.reason
+        ));
+    }
+    let (recorded, ours) = (
+        compare::normal(&row.reason, roots),
+        compare::normal(&answer.reason, roots),
+    );
+    if recorded != ours {
+        return Some(format!("'{recorded}' became '{ours}'"));
+    }
+    let values = row.method == "GET" && (row.path.ends_with("/config") || row.path.ends_with("/pending"));
+    compare::bodies(&row.body, &answer.body, values, roots)
+}
