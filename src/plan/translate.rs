@@ -76,7 +76,7 @@ enum Rule {
 }
 
 /// Keys that mean the same everywhere.
-const COPIED: &[&str] = &[
+pub(crate) const COPIED: &[&str] = &[
     "acpi",
     "agent",
     "allow-ksm",
