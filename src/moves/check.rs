@@ -347,6 +347,8 @@ fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
         .iter()
         .map(|verdict| {
             let level = match verdict.severity {
+                // A storage that guests only leave need not be writable.
+                Severity::Refuse if verdict.code == "path-not-writable" => Level::Warn,
                 Severity::Refuse => Level::Fail,
                 Severity::Warn => Level::Warn,
             };

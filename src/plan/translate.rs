@@ -82,7 +82,6 @@ pub(crate) const COPIED: &[&str] = &[
     "allow-ksm",
     "audio0",
     "autostart",
-    "background_delay",
     "balloon",
     "bios",
     "citype",

@@ -397,7 +397,7 @@ fn bridges_must_exist() {
 fn volumes_are_judged() {
     check(
         |world| {
-            let facts = world.guest().volumes.values_mut().next().unwrap();
+            let facts = world.guest().volumes.values_mut().next().expect("in order");
             facts.volume = Err("no such volume".to_owned());
         },
         &["!volume-unreadable"],
@@ -408,14 +408,14 @@ fn volumes_are_judged() {
     );
     check(
         |world| {
-            let facts = world.guest().volumes.values_mut().next().unwrap();
+            let facts = world.guest().volumes.values_mut().next().expect("in order");
             facts.section = Err("not in proxmoverc".to_owned());
         },
         &["!storage-unconfigured"],
     );
     check(
         |world| {
-            let facts = world.guest().volumes.values_mut().next().unwrap();
+            let facts = world.guest().volumes.values_mut().next().expect("in order");
             facts.storage_kind = Some("rbd".to_owned());
             facts.section = Err("not a file storage".to_owned());
         },
@@ -439,7 +439,7 @@ fn volumes_are_judged() {
     );
     check(
         |world| {
-            let san = world.host("san").as_mut().unwrap();
+            let san = world.host("san").as_mut().expect("in order");
             san.listing.clear();
         },
         &["!volume-not-on-host"],
@@ -447,6 +447,12 @@ fn volumes_are_judged() {
     let linked =
         "boot: order=scsi0\nscsi0: san:9000/base-9000-disk-0.qcow2/565/vm-565-disk-0.qcow2";
     assert_eq!(World::of(linked).codes(), ["!linked-clone"]);
+    let block = "boot: order=scsi0\nscsi0: san:base-9000-disk-0/vm-565-disk-0";
+    assert!(
+        World::of(block)
+            .codes()
+            .contains(&"!linked-clone".to_owned())
+    );
     let base = "boot: order=scsi0\nscsi0: san:565/base-565-disk-0.qcow2";
     assert_eq!(World::of(base).codes(), [""; 0]);
     let efi = "boot: order=efidisk0\nefidisk0: san:565/vm-565-disk-1.qcow2,efitype=4m";
@@ -476,8 +482,8 @@ fn space_counts_all_guests_of_the_batch() {
     );
     check(
         |world| {
-            let host = world.host("banana").as_mut().unwrap();
-            host.path.as_mut().unwrap().free = Some(Bytes::gib(10));
+            let host = world.host("banana").as_mut().expect("in order");
+            host.path.as_mut().expect("in order").free = Some(Bytes::gib(10));
         },
         &["!space-short"],
     );
@@ -505,11 +511,18 @@ fn hosts_are_judged_once() {
     );
     check(|world| world.hosts.clear(), &["!host-unreachable"]);
     check(
-        |world| world.host("banana").as_mut().unwrap().temp.writable = false,
+        |world| {
+            world
+                .host("banana")
+                .as_mut()
+                .expect("in order")
+                .temp
+                .writable = false
+        },
         &["!temp-not-writable"],
     );
     check(
-        |world| world.host("banana").as_mut().unwrap().temp.free = Some(Bytes::mib(3)),
+        |world| world.host("banana").as_mut().expect("in order").temp.free = Some(Bytes::mib(3)),
         &["temp-small"],
     );
     check(
@@ -517,10 +530,10 @@ fn hosts_are_judged_once() {
             world
                 .host("san")
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .path
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .exists = false
         },
         &["!path-missing"],
@@ -530,10 +543,10 @@ fn hosts_are_judged_once() {
             world
                 .host("banana")
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .path
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .writable = false
         },
         &["!path-not-writable"],
@@ -544,10 +557,10 @@ fn hosts_are_judged_once() {
             world
                 .host("san")
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .path
                 .as_mut()
-                .unwrap()
+                .expect("in order")
                 .writable = false
         },
         &[],
@@ -555,13 +568,13 @@ fn hosts_are_judged_once() {
     check(
         |world| {
             world.request.route = Some(Route::Direct);
-            world.host("san").as_mut().unwrap().ssh = None;
+            world.host("san").as_mut().expect("in order").ssh = None;
         },
         &["!route-impossible"],
     );
     check(
         |world| {
-            let host = world.host("banana").as_mut().unwrap();
+            let host = world.host("banana").as_mut().expect("in order");
             host.temp.executable = false;
             host.tools.clear();
         },

@@ -84,7 +84,7 @@ fn vmids_are_given_once() {
     assert_eq!(vmids(&world), [126, 127, 128, 130, 131]);
     // A number whose old volumes are still there is not used.
     let mut world = World::new();
-    let names = world.target.volumes.get_mut(&id("ssd")).unwrap();
+    let names = world.target.volumes.get_mut(&id("ssd")).expect("in order");
     names.insert("126/vm-126-disk-0.raw".to_owned());
     assert_eq!(vmids(&world), [127]);
     world.request.target_vmid = Some(id("300"));
@@ -112,10 +112,10 @@ fn volume_names_avoid_what_is_there() {
     );
     // The operator's own VMID: the storage knows of disk-0, the host of disk-1 and disk-2.
     world.request.target_vmid = Some(id("300"));
-    let known = world.target.volumes.get_mut(&id("ssd")).unwrap();
+    let known = world.target.volumes.get_mut(&id("ssd")).expect("in order");
     known.insert("300/vm-300-disk-0.qcow2".to_owned());
     let files = ["vm-300-disk-1.raw", "vm-300-disk-2", "vm-300-disk-30.raw"];
-    let listing = &mut world.host("banana").as_mut().unwrap().listing;
+    let listing = &mut world.host("banana").as_mut().expect("in order").listing;
     listing.insert(id("300"), files.map(str::to_owned).into());
     assert_eq!(
         names(&world),
@@ -243,7 +243,7 @@ fn an_earlier_move_goes_on_with_what_it_recorded() {
 fn a_drive_added_since_an_earlier_move_gets_a_new_volume() {
     let mut world = World::of("scsi0: san:565/a.raw\nscsi1: san:565/b.raw\nboot: order=scsi0");
     world.began(&[("scsi0", "ssd:140/vm-140-disk-0.raw")]);
-    let names = world.target.volumes.get_mut(&id("ssd")).unwrap();
+    let names = world.target.volumes.get_mut(&id("ssd")).expect("in order");
     names.insert("140/vm-140-disk-0.raw".to_owned());
     let targets: Vec<String> = copies(&world)
         .iter()
@@ -306,7 +306,12 @@ fn hosts_are_asked_about_the_vmids_that_matter() {
 #[test]
 fn the_route_and_tool_come_with_their_reason() {
     let mut world = World::new();
-    world.host("banana").as_mut().unwrap().temp.executable = false;
+    world
+        .host("banana")
+        .as_mut()
+        .expect("in order")
+        .temp
+        .executable = false;
     let volume = &copies(&world)[0];
     assert_eq!((volume.route, volume.tool), (Route::Relay, Tool::Stock));
     assert!(

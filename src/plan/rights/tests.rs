@@ -106,11 +106,7 @@ fn each_key_needs_its_privilege() {
 
 #[test]
 fn every_key_that_is_copied_has_a_known_privilege() {
-    let root_only = ["background_delay"];
-    for key in crate::plan::translate::COPIED
-        .iter()
-        .filter(|key| !root_only.contains(key))
-    {
+    for key in crate::plan::translate::COPIED {
         assert!(privileges_for(key).is_some(), "{key}");
     }
 }

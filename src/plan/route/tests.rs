@@ -10,7 +10,7 @@ fn the_table_of_engines_is_asked_by_place() {
     let engine = |a, b| super::engine(a, b).map(|capability| capability.engine);
     assert_eq!(engine(&directory, &directory), Ok("image"));
     for pair in [(&zfs, &directory), (&directory, &zfs), (&zfs, &zfs)] {
-        let why = engine(pair.0, pair.1).unwrap_err();
+        let why = engine(pair.0, pair.1).expect_err("not in order");
         assert_eq!(why.code, "engine-missing");
         assert!(
             why.reason.contains("storage tank of banana is ZFS"),
@@ -77,7 +77,7 @@ fn the_porter_runs_where_it_can() {
     );
     let mut other = host("other");
     other.architecture = "riscv128".to_owned();
-    let (tool, why) = tool(&host("good"), &other, false).unwrap();
+    let (tool, why) = tool(&host("good"), &other, false).expect("in order");
     assert_eq!(tool, Tool::Stock);
     assert!(
         why.contains("other is riscv128, proxmove is built for"),

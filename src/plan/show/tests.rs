@@ -48,7 +48,7 @@ fn verdicts_are_shown_once_for_all_guests() {
     world.target.storages[0].available = Bytes::gib(60);
     let decision = world.decide();
     let text = text(&world.request, &decision);
-    let verdicts = &text[text.find("Refused:").unwrap()..];
+    let verdicts = &text[text.find("Refused:").expect("in order")..];
     expect![[r#"
         Refused:
           mail: apple has no guest mail [guest-missing]

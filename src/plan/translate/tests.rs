@@ -441,6 +441,10 @@ fn drives_keep_their_properties() {
         attached("scsi0", &format!("{volume},product=x,discard=on"), old),
         "ssd:126/vm-126-disk-0.qcow2,discard=on !key-unsupported"
     );
+    assert_eq!(
+        attached("tpmstate0", &format!("{volume},version=v2.0"), old),
+        "ssd:126/vm-126-disk-0.qcow2,version=v2.0 !key-unsupported"
+    );
     let drive = Drive::parse(id("scsi0"), volume).expect("a drive");
     let world = World::new();
     let thick = drives::attached(
