@@ -347,6 +347,8 @@ fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
         .iter()
         .map(|verdict| {
             let level = match verdict.severity {
+                // A storage that guests only leave need not be writable.
+                Severity::Refuse if verdict.code == "path-not-writable" => Level::Warn,
                 Severity::Refuse => Level::Fail,
                 Severity::Warn => Level::Warn,
             };
@@ -365,7 +367,12 @@ fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
                 .free
                 .map(|free| format!(", {free} free"))
                 .unwrap_or_default();
-            let text = format!("reached; {} is writable{free}", asked.key.temp);
+            let how = if host.temp.exists {
+                "is writable"
+            } else {
+                "does not exist yet and can be made"
+            };
+            let text = format!("reached; {} {how}{free}", asked.key.temp);
             findings.push(finding(&subject, Level::Ok, text, None));
         }
         findings.push(of_porter(&subject, host));

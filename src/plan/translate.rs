@@ -76,13 +76,12 @@ enum Rule {
 }
 
 /// Keys that mean the same everywhere.
-const COPIED: &[&str] = &[
+pub(crate) const COPIED: &[&str] = &[
     "acpi",
     "agent",
     "allow-ksm",
     "audio0",
     "autostart",
-    "background_delay",
     "balloon",
     "bios",
     "citype",

@@ -15,23 +15,14 @@ pub enum Side {
     Target,
 }
 
-impl Side {
-    fn word(self) -> &'static str {
-        match self {
-            Side::Source => "source",
-            Side::Target => "target",
-        }
-    }
-}
-
 /// The executable and the manifests of a few disks; far less is needed for most moves.
 const ROOM: Bytes = Bytes::mib(128);
 
 /// Returns all verdicts on one host.
 pub fn all(side: Side, key: &HostKey, hosts: &Hosts) -> Vec<Verdict> {
     let verdicts = match hosts.get(key) {
-        None => vec![unreachable(side, key, "it was not asked")],
-        Some(Err(why)) => vec![unreachable(side, key, why)],
+        None => vec![unreachable(key, "it was not asked")],
+        Some(Err(why)) => vec![unreachable(key, why)],
         Some(Ok(host)) => {
             let mut verdicts: Vec<Verdict> = path(side, key, host).into_iter().collect();
             verdicts.extend(temp(key, host));
@@ -41,12 +32,12 @@ pub fn all(side: Side, key: &HostKey, hosts: &Hosts) -> Vec<Verdict> {
     verdicts.into_iter().map(Verdict::of_request).collect()
 }
 
-fn unreachable(side: Side, key: &HostKey, why: &str) -> Verdict {
+fn unreachable(key: &HostKey, why: &str) -> Verdict {
     let at = address(key);
     Verdict::refuse(
         "",
         "host-unreachable",
-        format!("{} host {at} cannot be asked: {why}", side.word()),
+        format!("host {at} cannot be asked: {why}"),
         format!("try 'ssh {at}'; see 'ssh=' of its storage section in proxmoverc"),
     )
 }
@@ -119,15 +110,6 @@ fn temp(key: &HostKey, host: &HostFacts) -> Option<Verdict> {
             "choose a 'temp' with more room in its storage section",
         ));
     }
-    (!facts.exists).then(|| {
-        Verdict::warn(
-            "",
-            "temp-missing",
-            format!(
-                "{temp} on {} does not exist; it will be created",
-                host.address
-            ),
-            "nothing to do",
-        )
-    })
+    // A missing one is made when the first file goes there.
+    None
 }

@@ -61,10 +61,9 @@ pub fn all(
             ),
         ));
     }
-    // A linked clone's name is BASE/OWN on block storages and BASEID/BASE/ID/OWN on file storages.
-    let linked = volid.volname.contains("base-")
-        && volid.volname.matches('/').count() != 1
-        && volid.volname.contains('/');
+    // BASE/OWN on block storages, BASEID/BASE/ID/OWN on file storages.
+    let slashes = volid.volname.matches('/').count();
+    let linked = (volid.volname.starts_with("base-") && slashes == 1) || slashes >= 3;
     let parent = volume.and_then(|volume| volume.parent.as_deref());
     if linked || parent.is_some_and(|parent| !parent.is_empty()) {
         verdicts.push(refuse(

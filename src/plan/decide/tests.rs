@@ -1,1 +1,389 @@
+use expect_test::expect;
+use proptest::prelude::*;
 
+use super::*;
+use crate::config::Origin;
+use crate::plan::sample::{World, config, id, place, section, summary};
+use crate::transfer::{Route, Tool};
+
+fn copies(world: &World) -> Vec<VolumePlan> {
+    let decision = world.decide();
+    decision
+        .plans
+        .iter()
+        .flat_map(|plan| &plan.drives)
+        .filter_map(|drive| match &drive.action {
+            DriveAction::Copy(volume) => Some((**volume).clone()),
+            DriveAction::Set { .. } | DriveAction::Leave => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_plan_says_everything_that_will_be_done() {
+    let decision = World::new().decide();
+    let [plan] = decision.plans.as_slice() else {
+        panic!("one plan");
+    };
+    let drives: Vec<String> = plan
+        .drives
+        .iter()
+        .map(|drive| match &drive.action {
+            DriveAction::Copy(v) => format!(
+                "{} {} {:?} -> {} {:?} {:?} {:?} = {}",
+                drive.key,
+                v.source_path,
+                v.source_format,
+                v.target_path,
+                v.target_format,
+                v.route,
+                v.tool,
+                v.attach
+            ),
+            other => format!("{} {other:?}", drive.key),
+        })
+        .collect();
+    let shown = format!(
+        "{:?}\n{:#?}\n{:#?}\n{:#?}\nrunning {} onboot {}",
+        plan.target, drives, plan.create, plan.finish, plan.running, plan.onboot
+    );
+    expect![[r#"
+        GuestRef { node: NodeName("node2"), kind: Qemu, vmid: Vmid(126) }
+        [
+            "ide2 Set { value: \"none,media=cdrom\" }",
+            "virtio0 /pool0/san/images/565/vm-565-disk-0.qcow2 Qcow2 -> /ssd/images/126/vm-126-disk-0.qcow2 Qcow2 Direct Porter = ssd:126/vm-126-disk-0.qcow2,discard=on",
+        ]
+        {
+            "cores": "2",
+            "memory": "2048",
+            "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0",
+            "ostype": "l26",
+        }
+        {
+            "boot": "order=virtio0;ide2;net0",
+        }
+        running true onboot false"#]]
+    .assert_eq(&shown);
+    assert!(!decision.refused());
+}
+
+#[test]
+fn vmids_are_given_once() {
+    let vmids = |world: &World| -> Vec<u32> {
+        let plans = world.decide().plans;
+        plans.iter().map(|plan| plan.target.vmid.number()).collect()
+    };
+    let mut world = World::new();
+    for name in ["db1", "db2", "db3", "db4"] {
+        let guest = world.source.wanted["web1"].clone();
+        world.source.wanted.insert(name.to_owned(), guest);
+        world.request.guests.push(name.to_owned());
+    }
+    // Three are suggested; the rest are the next numbers nobody has.
+    world.target.guests.push(summary("node3", 129, "x"));
+    assert_eq!(vmids(&world), [126, 127, 128, 130, 131]);
+    // A number whose old volumes are still there is not used.
+    let mut world = World::new();
+    let names = world.target.volumes.get_mut(&id("ssd")).expect("in order");
+    names.insert("126/vm-126-disk-0.raw".to_owned());
+    assert_eq!(vmids(&world), [127]);
+    world.request.target_vmid = Some(id("300"));
+    assert_eq!(vmids(&world), [300]);
+    world.request.target_vmid = None;
+    world.target.free_vmids.clear();
+    assert_eq!(world.codes(), ["!vmid-none"]);
+}
+
+#[test]
+fn volume_names_avoid_what_is_there() {
+    let names = |world: &World| -> Vec<String> {
+        copies(world).iter().map(|v| v.target.to_string()).collect()
+    };
+    let mut world = World::of(
+        "scsi0: san:565/a.raw\nscsi1: san:565/b.qcow2\nscsi2: san:565/c.raw\nboot: order=scsi0",
+    );
+    assert_eq!(
+        names(&world),
+        [
+            "ssd:126/vm-126-disk-0.raw",
+            "ssd:126/vm-126-disk-1.qcow2",
+            "ssd:126/vm-126-disk-2.raw"
+        ]
+    );
+    // The operator's own VMID: the storage knows of disk-0, the host of disk-1 and disk-2.
+    world.request.target_vmid = Some(id("300"));
+    let known = world.target.volumes.get_mut(&id("ssd")).expect("in order");
+    known.insert("300/vm-300-disk-0.qcow2".to_owned());
+    let files = ["vm-300-disk-1.raw", "vm-300-disk-2", "vm-300-disk-30.raw"];
+    let listing = &mut world.host("banana").as_mut().expect("in order").listing;
+    listing.insert(id("300"), files.map(str::to_owned).into());
+    assert_eq!(
+        names(&world),
+        [
+            "ssd:300/vm-300-disk-3.raw",
+            "ssd:300/vm-300-disk-4.qcow2",
+            "ssd:300/vm-300-disk-5.raw"
+        ]
+    );
+}
+
+#[test]
+fn drives_go_where_they_are_mapped() {
+    let mut world = World::of(
+        "scsi0: san:565/a.raw\nscsi1: san:565/b.raw\nide2: san:565/vm-565-cloudinit.qcow2,media=cdrom\nboot: order=scsi0",
+    );
+    let big = section("banana", "big", "node2.banana.example", "/big/");
+    let mut storage = world.target.storages[0].clone();
+    storage.id = id("big");
+    world.target.storages.push(storage);
+    let host = world.host("banana").clone();
+    world.hosts.insert(HostKey::of(&big), host);
+    world.target.sections.insert(id("big"), Ok(big));
+    world.request.storages.insert(id("scsi1"), id("big"));
+    world.request.storages.insert(id("ide2"), id("big"));
+    let paths: Vec<String> = copies(&world).into_iter().map(|v| v.target_path).collect();
+    // Numbers are counted per storage, as Proxmox VE does.
+    assert_eq!(
+        paths,
+        [
+            "/ssd/images/126/vm-126-disk-0.raw",
+            "/big/126/vm-126-disk-0.raw"
+        ]
+    );
+    let plan = &world.decide().plans[0];
+    assert!(
+        matches!(&plan.drives[0].action, DriveAction::Set { value } if value == "big:cloudinit")
+    );
+}
+
+#[test]
+fn cd_roms_are_ejected_and_loose_volumes_stay() {
+    let world = World::of(
+        "ide0: iso:iso/tiny.iso,media=cdrom\nide2: san:565/vm-565-cloudinit.qcow2,media=cdrom\nunused0: san:565/old.raw",
+    );
+    let plan = &world.decide().plans[0];
+    let drives: Vec<String> = plan
+        .drives
+        .iter()
+        .map(|drive| format!("{} {:?}", drive.key, drive.action))
+        .collect();
+    assert_eq!(
+        drives,
+        [
+            r#"ide0 Set { value: "none,media=cdrom" }"#,
+            r#"ide2 Set { value: "ssd:cloudinit" }"#,
+            "unused0 Leave"
+        ]
+    );
+    let notes: Vec<String> = plan
+        .changes
+        .iter()
+        .map(|note| format!("{} {}", note.key, note.reason))
+        .collect();
+    assert!(
+        notes.contains(&"ide0 iso:iso/tiny.iso is ejected".to_owned()),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn skip_disks_leaves_every_volume() {
+    let mut world = World::new();
+    world.request.skip_disks = true;
+    world.hosts.clear();
+    let decision = world.decide();
+    assert!(!decision.refused());
+    let plan = &decision.plans[0];
+    assert!(matches!(plan.drives[1].action, DriveAction::Leave));
+    // A boot order must not name a drive that is not there.
+    assert_eq!(plan.finish["boot"], "order=ide2;net0");
+    assert!(
+        super::hosts_to_ask(
+            &world.request,
+            &world.source,
+            &world.target,
+            &world.existing
+        )
+        .is_empty()
+    );
+}
+
+#[test]
+fn an_earlier_move_goes_on_with_what_it_recorded() {
+    let mut world = World::new();
+    world.began(&[("virtio0", "ssd:140/vm-140-disk-7.qcow2")]);
+    // Its source is stopped and marked by now, and does not start at boot any more.
+    world.guest().detail.power = Power::Stopped;
+    world
+        .guest()
+        .detail
+        .config
+        .0
+        .insert("name".to_owned(), "web1--CLONING".to_owned());
+    world
+        .guest()
+        .detail
+        .config
+        .0
+        .insert("onboot".to_owned(), "0".to_owned());
+    let decision = world.decide();
+    assert!(!decision.refused(), "{:?}", world.codes());
+    let plan = &decision.plans[0];
+    assert_eq!(plan.name, "web1");
+    assert_eq!(plan.target, place("node2", 140));
+    assert!(plan.running && plan.onboot);
+    assert_eq!(plan.finish["onboot"], "1");
+    assert_eq!(
+        copies(&world)[0].target_path,
+        "/ssd/images/140/vm-140-disk-7.qcow2"
+    );
+}
+
+#[test]
+fn a_drive_added_since_an_earlier_move_gets_a_new_volume() {
+    let mut world = World::of("scsi0: san:565/a.raw\nscsi1: san:565/b.raw\nboot: order=scsi0");
+    world.began(&[("scsi0", "ssd:140/vm-140-disk-0.raw")]);
+    let names = world.target.volumes.get_mut(&id("ssd")).expect("in order");
+    names.insert("140/vm-140-disk-0.raw".to_owned());
+    let targets: Vec<String> = copies(&world)
+        .iter()
+        .map(|v| v.target.to_string())
+        .collect();
+    assert_eq!(
+        targets,
+        ["ssd:140/vm-140-disk-0.raw", "ssd:140/vm-140-disk-1.raw"]
+    );
+}
+
+#[test]
+fn the_state_of_a_tpm_becomes_raw_for_older_targets() {
+    let mut world = World::of("tpmstate0: san:565/t.qcow2,version=v2.0\nboot: order=net0");
+    assert_eq!(copies(&world)[0].target_format, Format::Qcow2);
+    world.target.release = crate::plan::sample::release("8.4");
+    let volume = &copies(&world)[0];
+    assert_eq!(volume.target_format, Format::Raw);
+    assert_eq!(volume.attach, "ssd:126/vm-126-disk-0.raw,version=v2.0");
+}
+
+#[test]
+fn pools_are_joined_where_they_exist() {
+    let mut world = World::new();
+    world.guest().pool = Some(id("customers"));
+    assert_eq!(world.codes(), ["pool-missing"]);
+    assert_eq!(world.decide().plans[0].pool, None);
+    world.target.pools.push(id("customers"));
+    assert_eq!(world.codes(), [""; 0]);
+    assert_eq!(world.decide().plans[0].pool, Some(id("customers")));
+}
+
+#[test]
+fn hosts_are_asked_about_the_vmids_that_matter() {
+    let mut world = World::new();
+    world.request.target_vmid = Some(id("300"));
+    world.began(&[]);
+    let ask = hosts_to_ask(
+        &world.request,
+        &world.source,
+        &world.target,
+        &world.existing,
+    );
+    let shown: Vec<String> = ask
+        .iter()
+        .map(|(key, vmids)| {
+            let vmids: Vec<String> = vmids.iter().map(ToString::to_string).collect();
+            format!("{}: {}", key.ssh.host, vmids.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "node2.banana.example: 126 127 128 140 300",
+            "san.apple.example: 565"
+        ]
+    );
+}
+
+#[test]
+fn the_route_and_tool_come_with_their_reason() {
+    let mut world = World::new();
+    world
+        .host("banana")
+        .as_mut()
+        .expect("in order")
+        .temp
+        .executable = false;
+    let volume = &copies(&world)[0];
+    assert_eq!((volume.route, volume.tool), (Route::Relay, Tool::Stock));
+    assert!(
+        volume.because.contains("nothing may be run from temp"),
+        "{}",
+        volume.because
+    );
+    assert_eq!(volume.source_storage.origin, Origin::File);
+}
+
+/// Lines that a guest's configuration may hold, good and odd ones.
+fn line() -> impl Strategy<Value = String> {
+    let keys = prop::sample::select(vec![
+        "scsi0",
+        "scsi1",
+        "virtio0",
+        "ide2",
+        "sata0",
+        "efidisk0",
+        "tpmstate0",
+        "unused0",
+        "net0",
+        "boot",
+        "bootdisk",
+        "cpu",
+        "machine",
+        "memory",
+        "args",
+        "onboot",
+        "protection",
+        "startup",
+        "smbios1",
+        "template",
+        "lock",
+        "hostpci0",
+    ]);
+    let values = prop_oneof![
+        "san:565/vm-565-disk-[0-3]\\.(raw|qcow2|vmdk)(,[a-z]{1,6}=[a-z0-9]{1,4}){0,3}",
+        "none,media=cdrom",
+        "[ -~]{0,30}",
+        "order=[a-z0-9;]{0,20}",
+    ];
+    (keys, values).prop_map(|(key, value)| format!("{key}: {value}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_drive_has_a_plan_or_a_verdict(lines in proptest::collection::vec(line(), 0..12)) {
+        let text = lines.join("\n");
+        let world = World::of(&text);
+        let decision = world.decide();
+        let plan = &decision.plans[0];
+        let (drives, wrong) = config(&text).drives();
+        for key in drives.iter().map(|drive| drive.key).chain(wrong.iter().map(|(key, _)| *key)) {
+            let planned = plan.drives.iter().any(|drive| drive.key == key);
+            let judged = decision.all_verdicts().any(|verdict| {
+                verdict.severity == Severity::Refuse && verdict.reason.contains(&key.to_string())
+            });
+            prop_assert!(planned || judged, "{key} in {text}");
+        }
+    }
+
+    #[test]
+    fn no_two_drives_share_a_volume(lines in proptest::collection::vec(line(), 0..12)) {
+        let mut world = World::of(&lines.join("\n"));
+        let guest = world.source.wanted["web1"].clone();
+        world.source.wanted.insert("db1".to_owned(), guest);
+        world.request.guests.push("db1".to_owned());
+        let targets: Vec<String> = copies(&world).iter().map(|v| v.target_path.clone()).collect();
+        let unique: BTreeSet<&String> = targets.iter().collect();
+        prop_assert_eq!(unique.len(), targets.len());
+    }
+}

@@ -53,6 +53,17 @@ pub(crate) fn attached(
 ) -> DriveValue {
     let mut out = DriveValue::default();
     let mut properties = PropertyString::default();
+    if fit.key(&drive.key.to_string()) != Known::Yes {
+        out.verdicts.push(Verdict::refuse(
+            guest,
+            "key-unsupported",
+            format!(
+                "{}: the target's release does not know such a drive",
+                drive.key
+            ),
+            "update the target, or remove the drive",
+        ));
+    }
     for (part, value) in &drive.properties.parts {
         let Some(part) = part else {
             continue;

@@ -23,7 +23,6 @@ pub(crate) enum Known {
 const HARMLESS: &[&str] = &[
     "allow-ksm",
     "autostart",
-    "background_delay",
     "ciupgrade",
     "migrate_downtime",
     "migrate_speed",

@@ -59,7 +59,7 @@ fn names_are_checked() {
 #[test]
 fn a_wrong_id_says_what_was_expected() {
     assert_eq!(
-        "1".parse::<Vmid>().unwrap_err().to_string(),
+        "1".parse::<Vmid>().expect_err("not in order").to_string(),
         "'1' is not a valid VMID (100 to 999999999)"
     );
 }

@@ -49,7 +49,7 @@ fn releases_are_compared() {
     assert_eq!(release("7.4-17").map(|r| (r.major, r.minor)), Ok((7, 4)));
     assert_eq!(release("9").map(|r| (r.major, r.minor)), Ok((9, 0)));
     assert!(release("pve").is_err());
-    assert!(release("8.4").unwrap() < release("9.0").unwrap());
+    assert!(release("8.4").expect("in order") < release("9.0").expect("in order"));
 }
 
 #[test]
