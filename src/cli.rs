@@ -47,6 +47,19 @@ pub enum Request {
     Porter(Vec<OsString>),
 }
 
+impl Request {
+    /// Says whether `--debug` was given.
+    pub fn debug(&self) -> bool {
+        match self {
+            Request::Move(command) | Request::Check(command) => command.common.debug,
+            Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
+                common.debug
+            }
+            Request::Completions(_) | Request::Man | Request::Porter(_) => false,
+        }
+    }
+}
+
 /// A move, and how to go about it.
 #[derive(Clone, Debug)]
 pub struct MoveCommand {

@@ -10,8 +10,7 @@ use proxmove::error::{self, Colour, Failure};
 use proxmove::host::ssh::SshEnvironment;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let request = match cli::parse(arguments.iter().cloned()) {
+    let request = match cli::parse(std::env::args_os()) {
         Ok(request) => request,
         Err(error) => {
             // Help goes to standard output, mistakes to standard error; a closed pipe is no bug.
@@ -20,11 +19,13 @@ fn main() -> ExitCode {
         }
     };
     if let Request::Porter(arguments) = &request {
-        let arguments: Vec<String> =
-            arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
         return ExitCode::from(u8::try_from(proxmove::porter::run(&arguments)).unwrap_or(1));
     }
-    start_log(cli::wants_debug(&arguments));
+    start_log(request.debug());
     let process = process();
     let result = match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
@@ -46,13 +47,23 @@ fn main() -> ExitCode {
 }
 
 fn start_log(debug: bool) {
-    let level = if debug { "proxmove=debug" } else { "proxmove=error" };
-    env_logger::Builder::new().parse_filters(level).target(env_logger::Target::Stderr).init();
+    let level = if debug {
+        "proxmove=debug"
+    } else {
+        "proxmove=error"
+    };
+    env_logger::Builder::new()
+        .parse_filters(level)
+        .target(env_logger::Target::Stderr)
+        .init();
 }
 
 fn process() -> Process {
     let ssh = SshEnvironment::from_process();
-    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let machine = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     Process {
         identity: format!("{}@{machine}", ssh.user),
         ssh,

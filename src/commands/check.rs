@@ -34,8 +34,10 @@ pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<Exit
     let asked = check::hosts_of(&config);
     let addresses: BTreeSet<_> = asked.iter().map(|host| host.key.ssh.clone()).collect();
     let shells = wiring.hosts.connect(addresses).await;
-    let ask: BTreeMap<_, _> =
-        asked.iter().map(|host| (host.key.clone(), BTreeSet::new())).collect();
+    let ask: BTreeMap<_, _> = asked
+        .iter()
+        .map(|host| (host.key.clone(), BTreeSet::new()))
+        .collect();
     let hosts = survey::hosts(&ask, &shells).await;
     let findings = check::findings(&config, &observed, &asked, &hosts);
     let failed = check::failed(&findings);
@@ -46,7 +48,11 @@ pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<Exit
         print(&check::text(&findings))?;
     }
     if failed || request.guests.is_empty() {
-        return Ok(if failed { ExitCode::Refused } else { ExitCode::Done });
+        return Ok(if failed {
+            ExitCode::Refused
+        } else {
+            ExitCode::Done
+        });
     }
     let batch = Batch {
         mover: wiring.mover,
@@ -55,5 +61,7 @@ pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<Exit
         derive: &super::derived,
         identity: wiring.identity,
     };
-    batch.dry_run(request, command.common.json, &mut io::stdout()).await
+    batch
+        .dry_run(request, command.common.json, &mut io::stdout())
+        .await
 }

@@ -12,8 +12,8 @@ use crate::host::ssh::SshEnvironment;
 use crate::moves::interrupt::Interrupt;
 use crate::plan::MoveRequest;
 use crate::pve::id::InvalidId;
-use crate::report::choose;
 use crate::report::Event;
+use crate::report::choose;
 use crate::sim::host::Server;
 use crate::sim::stage::{Stage, StageSettings};
 use crate::sim::world::scenario::{
@@ -25,25 +25,42 @@ const GUEST: (&str, u32) = ("apple", 565);
 
 /// Moves a running guest with two disks from one simulated cluster to another, and leaves nothing behind.
 pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, Failure> {
-    let stage = Stage::start(settings()).await.map_err(|error| broken(&error))?;
+    let stage = Stage::start(settings())
+        .await
+        .map_err(|error| broken(&error))?;
     let ssh = SshEnvironment::below(&stage.home, process.ssh.user.clone());
-    let process = Process { ssh, ..process.clone() };
-    let common = Common { config: Some(stage.proxmoverc()), ..common.clone() };
+    let process = Process {
+        ssh,
+        ..process.clone()
+    };
+    let common = Common {
+        config: Some(stage.proxmoverc()),
+        ..common.clone()
+    };
     let (reporter, _) = choose(&audience(&process, &common, true));
     reporter.tell(&Event::Notice {
         guest: None,
-        text: "two simulated clusters are up: apple with the running guest web1, and banana".to_owned(),
+        text: "two simulated clusters are up: apple with the running guest web1, and banana"
+            .to_owned(),
     });
     let config = config::load(&stage.proxmoverc()).map_err(|error| Failure::config(&error))?;
     // Ctrl-C ends the demo's move as it would a real one; the stage is removed in any case.
     let interrupt = Interrupt::listen(|| {}).map_err(|error| broken(&error))?;
     let request = request().map_err(|error| broken(&error))?;
-    let command = MoveCommand { request, dry_run: false, yes: true, common };
+    let command = MoveCommand {
+        request,
+        dry_run: false,
+        yes: true,
+        common,
+    };
     let mover = Wiring::new(&process, &command, config, Some(interrupt))?;
     let exit = mover.run(&command).await?;
     if exit == ExitCode::Done {
         let verdict = prove(&stage)?;
-        reporter.tell(&Event::Notice { guest: Some("web1".to_owned()), text: verdict });
+        reporter.tell(&Event::Notice {
+            guest: Some("web1".to_owned()),
+            text: verdict,
+        });
     }
     for (_, host) in stage.hosts {
         host.stop().await;
@@ -53,7 +70,9 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
 
 /// Keeps simulated clusters running until the operator ends them, and prints how to play with them.
 pub(super) async fn keep(process: &Process, common: &Common) -> Result<ExitCode, Failure> {
-    let stage = Stage::start(settings()).await.map_err(|error| broken(&error))?;
+    let stage = Stage::start(settings())
+        .await
+        .map_err(|error| broken(&error))?;
     let config = stage.proxmoverc();
     let text = std::fs::read_to_string(&config).map_err(|error| broken(&error))?;
     print(&format!(
@@ -77,14 +96,15 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
 
 /// Says what of the source's writes is on the target, read from the target's images.
 fn prove(stage: &Stage) -> Result<String, Failure> {
-    let target = {
-        let world = stage.simulation.world();
-        world.vmid_of("banana", "web1")
-    };
-    let vmid = target.ok_or_else(|| {
-        Failure::message(ExitCode::Bug, "the demo's guest is not on the target cluster")
+    let vmid = stage.vmid("banana", "web1").ok_or_else(|| {
+        Failure::message(
+            ExitCode::Bug,
+            "the demo's guest is not on the target cluster",
+        )
     })?;
-    let verdict = stage.check(GUEST, ("banana", vmid)).map_err(|error| broken(&error))?;
+    let verdict = stage
+        .check(GUEST, ("banana", vmid))
+        .map_err(|error| broken(&error))?;
     if verdict.is_complete() {
         Ok(format!(
             "proved: all {} records the guest had written before its stop are on the target, none is torn",
@@ -151,8 +171,15 @@ fn settings() -> StageSettings {
         shutdown: 1_500,
         ..GuestSpec::default()
     };
-    let node = |name: &str| NodeSpec { name: name.to_owned(), ..NodeSpec::default() };
-    let apple = ClusterSpec { alias: "apple".to_owned(), guests: vec![web1], ..ClusterSpec::default() };
+    let node = |name: &str| NodeSpec {
+        name: name.to_owned(),
+        ..NodeSpec::default()
+    };
+    let apple = ClusterSpec {
+        alias: "apple".to_owned(),
+        guests: vec![web1],
+        ..ClusterSpec::default()
+    };
     let local_ssd = StorageSpec {
         id: "local-ssd".to_owned(),
         path: "/srv/local-ssd".to_owned(),
@@ -167,7 +194,10 @@ fn settings() -> StageSettings {
         ..ClusterSpec::default()
     };
     StageSettings {
-        scenario: Scenario { clusters: vec![apple, banana], pace: Pace::default() },
+        scenario: Scenario {
+            clusters: vec![apple, banana],
+            pace: Pace::default(),
+        },
         server: Server::Embedded,
         seed: 565,
         hot_bytes: Some(64 << 20),

@@ -43,7 +43,9 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
     match request {
         Request::Move(command) => {
             let config = load(&command.common, process)?;
-            Wiring::new(process, &command, config, None)?.run(&command).await
+            Wiring::new(process, &command, config, None)?
+                .run(&command)
+                .await
         }
         Request::Check(command) => check::run(process, &command).await,
         Request::ConfigShow(common) => show::run(process, &common).await,
@@ -58,7 +60,9 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
 
 fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
     match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(ExitCode::Bug, &error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(ExitCode::Bug, &error))
+        }
         _ => Ok(ExitCode::Done),
     }
 }
@@ -68,7 +72,10 @@ fn print(text: &str) -> Result<ExitCode, Failure> {
 }
 
 fn file(common: &Common, process: &Process) -> PathBuf {
-    common.config.clone().unwrap_or_else(|| config::default_path(&process.ssh.home))
+    common
+        .config
+        .clone()
+        .unwrap_or_else(|| config::default_path(&process.ssh.home))
 }
 
 fn load(common: &Common, process: &Process) -> Result<Config, Failure> {
@@ -78,22 +85,33 @@ fn load(common: &Common, process: &Process) -> Result<Config, Failure> {
 fn cluster<'a>(config: &'a Config, alias: &ClusterAlias) -> Result<&'a ClusterConfig, Failure> {
     config.clusters.get(alias).ok_or_else(|| {
         let known: Vec<&str> = config.clusters.keys().map(ClusterAlias::as_str).collect();
-        Failure::message(ExitCode::Config, format!("there is no cluster '{alias}' in proxmoverc"))
-            .state("nothing was changed")
-            .next(match known.as_slice() {
-                [] => format!("add a section [pve:{alias}]"),
-                _ => format!("use one of {}, or add a section [pve:{alias}]", known.join(", ")),
-            })
+        Failure::message(
+            ExitCode::Config,
+            format!("there is no cluster '{alias}' in proxmoverc"),
+        )
+        .state("nothing was changed")
+        .next(match known.as_slice() {
+            [] => format!("add a section [pve:{alias}]"),
+            _ => format!(
+                "use one of {}, or add a section [pve:{alias}]",
+                known.join(", ")
+            ),
+        })
     })
 }
 
 /// Derives the section of a storage that proxmoverc does not have.
-fn derived(cluster: &ClusterAlias, node: &Node, storage: &Storage) -> Result<StorageConfig, String> {
+fn derived(
+    cluster: &ClusterAlias,
+    node: &Node,
+    storage: &Storage,
+) -> Result<StorageConfig, String> {
     let address = node
         .address
         .as_deref()
         .ok_or_else(|| format!("the cluster does not know an address of node {}", node.name))?;
-    derive::storage_section(cluster, storage, &node.name, address).map_err(|error| error.to_string())
+    derive::storage_section(cluster, storage, &node.name, address)
+        .map_err(|error| error.to_string())
 }
 
 fn audience(process: &Process, common: &Common, yes: bool) -> Audience {
@@ -168,7 +186,9 @@ impl Wiring {
         };
         if command.dry_run {
             let json = command.common.json;
-            batch.dry_run(&command.request, json, &mut io::stdout()).await
+            batch
+                .dry_run(&command.request, json, &mut io::stdout())
+                .await
         } else {
             batch.run(&command.request).await
         }

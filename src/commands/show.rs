@@ -32,7 +32,11 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
     }
 }
 
-async fn add_derived(config: &mut Config, alias: &ClusterAlias, api: &dyn Api) -> Result<(), ApiError> {
+async fn add_derived(
+    config: &mut Config,
+    alias: &ClusterAlias,
+    api: &dyn Api,
+) -> Result<(), ApiError> {
     for node in api.nodes().await?.into_iter().filter(|node| node.online) {
         for storage in api.storages(&node.name).await? {
             match derived(alias, &node, &storage) {

@@ -35,14 +35,20 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     /// Observes and decides; changes nothing.
-    pub async fn decide(&self, request: &MoveRequest) -> Result<(Decision, ExistingMoves), Failure> {
+    pub async fn decide(
+        &self,
+        request: &MoveRequest,
+    ) -> Result<(Decision, ExistingMoves), Failure> {
         let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
             Failure::new(ExitCode::Failed, error)
                 .context(format!("{what} failed"))
                 .state("nothing was changed")
                 .next("mend that and run the same command again; `proxmove check` looks at everything at once")
         };
-        let sections = Sections { config: self.config, derive: self.derive };
+        let sections = Sections {
+            config: self.config,
+            derive: self.derive,
+        };
         let (source, target): (&dyn Api, &dyn Api) = (&*self.mover.source, &*self.mover.target);
         let target_facts = survey::target(target, request, sections)
             .await
@@ -57,7 +63,10 @@ impl Batch<'_> {
         let addresses: BTreeSet<_> = ask.keys().map(|key| key.ssh.clone()).collect();
         let shells = self.hosts.connect(addresses).await;
         let hosts = survey::hosts(&ask, &shells).await;
-        Ok((decide(request, &source_facts, &target_facts, &hosts, &existing), existing))
+        Ok((
+            decide(request, &source_facts, &target_facts, &hosts, &existing),
+            existing,
+        ))
     }
 
     /// Prints the plan to `out` and changes nothing.
@@ -69,13 +78,18 @@ impl Batch<'_> {
     ) -> Result<ExitCode, Failure> {
         let (decision, _) = self.decide(request).await?;
         let text = if json {
-            serde_json::to_string_pretty(&show::shown(request, &decision)).unwrap_or_default() + "\n"
+            serde_json::to_string_pretty(&show::shown(request, &decision)).unwrap_or_default()
+                + "\n"
         } else {
             show::text(request, &decision)
         };
         // A reader that closed the pipe has seen enough.
         let _ = out.write_all(text.as_bytes());
-        Ok(if decision.refused() { ExitCode::Refused } else { ExitCode::Done })
+        Ok(if decision.refused() {
+            ExitCode::Refused
+        } else {
+            ExitCode::Done
+        })
     }
 
     /// Moves all guests of the request. Refuses before anything is written when one of them must not be moved.
@@ -102,7 +116,12 @@ impl Batch<'_> {
         Ok(ExitCode::worst(worst))
     }
 
-    async fn guest(&self, plan: GuestPlan, began: Option<&Existing>, request: &MoveRequest) -> ExitCode {
+    async fn guest(
+        &self,
+        plan: GuestPlan,
+        began: Option<&Existing>,
+        request: &MoveRequest,
+    ) -> ExitCode {
         if let Some(began) = began
             && !self.may_continue(&plan, &began.mark)
         {
@@ -120,7 +139,9 @@ impl Batch<'_> {
         let job = GuestMove::new(plan, mark, pairs);
         match self.mover.run(&job, request).await {
             Ok(_) => ExitCode::Done,
-            Err(stopped) => self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running)),
+            Err(stopped) => {
+                self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running))
+            }
         }
     }
 
@@ -156,7 +177,9 @@ impl Batch<'_> {
             running: plan.running,
             onboot: plan.onboot,
             by: self.identity.clone(),
-            since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            since: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
             volumes,
         }
     }
@@ -205,11 +228,20 @@ fn refusal(decision: &Decision) -> Failure {
         .collect();
     let mut failure = Failure::message(
         ExitCode::Refused,
-        format!("refused for {} reason(s), nothing was changed", refusals.len()),
+        format!(
+            "refused for {} reason(s), nothing was changed",
+            refusals.len()
+        ),
     );
     for verdict in refusals {
-        let guest = verdict.guest.as_ref().map(|guest| format!("{guest}: ")).unwrap_or_default();
-        failure.error.push(format!("{guest}{} [{}]", verdict.reason, verdict.code));
+        let guest = verdict
+            .guest
+            .as_ref()
+            .map(|guest| format!("{guest}: "))
+            .unwrap_or_default();
+        failure
+            .error
+            .push(format!("{guest}{} [{}]", verdict.reason, verdict.code));
         failure.error.push(format!("remedy: {}", verdict.remedy));
     }
     failure

@@ -40,7 +40,10 @@ impl Hosts {
     /// Returns the shell for an address; connects when it is first used.
     pub fn shell(&self, address: &SshAddress) -> Result<Arc<SshShell>, ShellError> {
         // A poisoned lock only says that another thread panicked; the map is whole.
-        let mut open = self.open.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut open = self
+            .open
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
         if let Some(shell) = open.get(address) {
             return Ok(Arc::clone(shell));
         }
@@ -59,14 +62,20 @@ impl Hosts {
         let target = self
             .by_shell_address(pair.target.shell.address())
             .ok_or("the target host is not reached by SSH")?;
-        let verified = target.remembered().ok_or("the target host was not verified yet")?;
+        let verified = target
+            .remembered()
+            .ok_or("the target host was not verified yet")?;
         let resolved = target.resolved();
         // Without `peer=` the address is the operator's own, which ~/.ssh/config may have completed.
         let peer = &pair.target.peer;
         let of_operator = self
             .shell(peer)
             .is_ok_and(|shell| Arc::ptr_eq(&shell, &target));
-        let address = if of_operator { resolved.clone() } else { peer.clone() };
+        let address = if of_operator {
+            resolved.clone()
+        } else {
+            peer.clone()
+        };
         let user = address.user.clone().or(resolved.user).unwrap_or_default();
         let known_hosts = verified.known_hosts_line(&address.host, address.port.unwrap_or(22));
         let signer = Signer::of(&verified.identity).map_err(|error| error.to_string())?;
@@ -76,18 +85,33 @@ impl Hosts {
         };
         let agent = Mutex::new(ScopedAgent::new(scope, signer));
         Ok(DirectAccess {
-            address: SshAddress { user: Some(user), ..address },
+            address: SshAddress {
+                user: Some(user),
+                ..address
+            },
             known_hosts,
-            ciphers: self.options.ciphers.clone().filter(|ciphers| ciphers != "-"),
+            ciphers: self
+                .options
+                .ciphers
+                .clone()
+                .filter(|ciphers| ciphers != "-"),
             answerer: Arc::new(move |request| {
-                agent.lock().unwrap_or_else(|poison| poison.into_inner()).answer(request)
+                agent
+                    .lock()
+                    .unwrap_or_else(|poison| poison.into_inner())
+                    .answer(request)
             }),
         })
     }
 
     fn by_shell_address(&self, address: &str) -> Option<Arc<SshShell>> {
-        let open = self.open.lock().unwrap_or_else(|poison| poison.into_inner());
-        open.values().find(|shell| shell.address() == address).cloned()
+        let open = self
+            .open
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        open.values()
+            .find(|shell| shell.address() == address)
+            .cloned()
     }
 
     /// Connects to every address, so that an unknown host key is asked about before anything begins.
@@ -118,16 +142,24 @@ impl Hosts {
             .collect();
         // The limit is for the whole move: volumes that are copied at the same time share it.
         let at_once = request.parallel.min(volumes.len()).max(1) as u64;
-        let limit = request
-            .limit
-            .map(|limit| Bandwidth::bytes_per_second((limit.as_bytes_per_second() / at_once).max(1)));
+        let limit = request.limit.map(|limit| {
+            Bandwidth::bytes_per_second((limit.as_bytes_per_second() / at_once).max(1))
+        });
         volumes
             .into_iter()
             .map(|(drive, volume)| {
                 Ok(Pair {
                     drive,
-                    source: self.end(&volume.source_storage, &volume.source_path, volume.source_format)?,
-                    target: self.end(&volume.target_storage, &volume.target_path, volume.target_format)?,
+                    source: self.end(
+                        &volume.source_storage,
+                        &volume.source_path,
+                        volume.source_format,
+                    )?,
+                    target: self.end(
+                        &volume.target_storage,
+                        &volume.target_path,
+                        volume.target_format,
+                    )?,
                     size: volume.size,
                     name: format!("{}-{}-{drive}", plan.source.vmid, plan.target.vmid),
                     route: volume.route,

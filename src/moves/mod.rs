@@ -185,6 +185,8 @@ impl Mover {
                         .prepare(&job.pairs)
                         .await
                         .map_err(|source| job.transfer("preparing the hosts", source))?;
+                    // Prepared hosts see more than unprepared ones.
+                    continue;
                 }
             }
             let step = match next(&rung, wishes) {

@@ -52,16 +52,26 @@ impl Mover {
                     .map_err(job.api(step))
             }
             Step::MarkSource => {
-                say(format!("renaming the source to {name}{CLONING}, onboot off"));
-                let change = change([("name", format!("{name}{CLONING}")), ("onboot", "0".to_owned())]);
+                say(format!(
+                    "renaming the source to {name}{CLONING}, onboot off"
+                ));
+                let change = change([
+                    ("name", format!("{name}{CLONING}")),
+                    ("onboot", "0".to_owned()),
+                ]);
                 self.configure_source(job, step, change).await
             }
             Step::FinalDelta => {
-                say(format!("copying what changed since and verifying {} volume(s)", job.pairs.len()));
+                say(format!(
+                    "copying what changed since and verifying {} volume(s)",
+                    job.pairs.len()
+                ));
                 self.final_delta(job, request, account).await
             }
             Step::Attach => {
-                say(format!("attaching the drives to {name}{CREATING} on {target}"));
+                say(format!(
+                    "attaching the drives to {name}{CREATING} on {target}"
+                ));
                 self.attach(job).await
             }
             Step::NameTarget => {
@@ -149,7 +159,9 @@ impl Mover {
 
     async fn retire(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
-        let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
+        let since = jiff::Timestamp::now()
+            .strftime("%Y-%m-%d %H:%M UTC")
+            .to_string();
         let note = with_retired_note(&plan.description, &job.target(), &since);
         let change = change([
             ("name", format!("{}{MIGRATED}", plan.name)),
@@ -203,14 +215,24 @@ impl Mover {
         self.configure_target(job, Step::Tidy, change).await
     }
 
-    async fn configure_source(&self, job: &GuestMove, step: Step, change: ConfigChange) -> Result<(), MoveError> {
+    async fn configure_source(
+        &self,
+        job: &GuestMove,
+        step: Step,
+        change: ConfigChange,
+    ) -> Result<(), MoveError> {
         self.source
             .configure(&job.plan.source, &change)
             .await
             .map_err(job.api(step))
     }
 
-    async fn configure_target(&self, job: &GuestMove, step: Step, change: ConfigChange) -> Result<(), MoveError> {
+    async fn configure_target(
+        &self,
+        job: &GuestMove,
+        step: Step,
+        change: ConfigChange,
+    ) -> Result<(), MoveError> {
         self.target
             .configure(&job.plan.target, &change)
             .await
@@ -220,7 +242,10 @@ impl Mover {
 
 fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
     ConfigChange {
-        set: set.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        set: set
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
         ..ConfigChange::default()
     }
 }

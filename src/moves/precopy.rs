@@ -33,7 +33,10 @@ impl Mover {
             self.round(job, request, account).await?;
             match settle(&account.rounds, request.max_downtime) {
                 Settle::Again => {}
-                Settle::Enough { fits: false, downtime } => {
+                Settle::Enough {
+                    fits: false,
+                    downtime,
+                } => {
                     return Err(MoveError::TooSlow {
                         guest: name.clone(),
                         downtime,
@@ -67,14 +70,24 @@ impl Mover {
         });
         let began = Instant::now();
         let reports = self
-            .pass(job, Pass::Precopy, PassKind::Precopy, number, request, Step::Precopy)
+            .pass(
+                job,
+                Pass::Precopy,
+                PassKind::Precopy,
+                number,
+                request,
+                Step::Precopy,
+            )
             .await?;
         let mut carried = Bytes::ZERO;
         for (_, report) in &reports {
             account.add(report);
             carried += report.progress.carried;
         }
-        account.rounds.push(Round { carried, duration: began.elapsed() });
+        account.rounds.push(Round {
+            carried,
+            duration: began.elapsed(),
+        });
         Ok(())
     }
 
@@ -102,7 +115,9 @@ impl Mover {
             // Whatever was written since the last quiet round is copied before the guest goes down.
             self.round(job, request, account).await
         } else {
-            Err(MoveError::Declined { guest: job.plan.name.clone() })
+            Err(MoveError::Declined {
+                guest: job.plan.name.clone(),
+            })
         }
     }
 
@@ -124,8 +139,11 @@ impl Mover {
         let mut running = JoinSet::new();
         for (place, mut pair) in job.pairs.iter().cloned().enumerate() {
             let relays = Arc::clone(&job.relays);
-            let (engine, reporter, turns) =
-                (Arc::clone(&self.engine), Arc::clone(&self.reporter), Arc::clone(&turns));
+            let (engine, reporter, turns) = (
+                Arc::clone(&self.engine),
+                Arc::clone(&self.reporter),
+                Arc::clone(&turns),
+            );
             let (guest, drive) = (job.plan.name.clone(), pair.drive.to_string());
             running.spawn(async move {
                 // The semaphore is never closed.
@@ -149,7 +167,10 @@ impl Mover {
                     Err(error @ TransferError::DirectRoute { .. }) if may_relay => {
                         if !relays.swap(true, Ordering::Relaxed) {
                             let text = format!("{error}; relaying through this machine instead");
-                            reporter.tell(&Event::Warning { guest: Some(guest.clone()), text });
+                            reporter.tell(&Event::Warning {
+                                guest: Some(guest.clone()),
+                                text,
+                            });
                         }
                         pair.route = Route::Relay;
                         engine.carry(&pair, pass, &tell).await?
@@ -183,6 +204,9 @@ impl Mover {
             }
         }
         reports.sort_by_key(|(place, ..)| *place);
-        Ok(reports.into_iter().map(|(_, drive, report)| (drive, report)).collect())
+        Ok(reports
+            .into_iter()
+            .map(|(_, drive, report)| (drive, report))
+            .collect())
     }
 }

@@ -24,7 +24,10 @@ pub async fn find(
         let Some(present) = &guest.name else { continue };
         let (name, mark) = NameMark::split(present);
         let ours = matches!(mark, NameMark::Creating | NameMark::Plain);
-        if guest.place.kind != GuestKind::Qemu || !ours || !names.iter().any(|wanted| wanted == name) {
+        if guest.place.kind != GuestKind::Qemu
+            || !ours
+            || !names.iter().any(|wanted| wanted == name)
+        {
             continue;
         }
         let detail = match target.guest(&guest.place).await {
@@ -33,7 +36,13 @@ pub async fn find(
             Err(error) => return Err(error),
         };
         if let Some(mark) = Mark::parse(detail.description()).filter(|mark| mark.name == name) {
-            found.insert(name.to_owned(), Existing { target: guest.place.clone(), mark });
+            found.insert(
+                name.to_owned(),
+                Existing {
+                    target: guest.place.clone(),
+                    mark,
+                },
+            );
         }
     }
     Ok(found)

@@ -224,7 +224,7 @@ mod tests {
             check(
                 up(Plain),
                 down(Creating),
-                &[Data::Older, Data::Missing],
+                &[Data::Partial, Data::Missing],
                 false
             ),
             "placed"
@@ -233,7 +233,7 @@ mod tests {
             check(
                 up(Plain),
                 down(Creating),
-                &[Data::Older, Data::Equal],
+                &[Data::Partial, Data::Equal],
                 false
             ),
             "precopied"
@@ -246,7 +246,7 @@ mod tests {
             check(
                 down(Cloning),
                 down(Creating),
-                &[Data::Equal, Data::Older],
+                &[Data::Equal, Data::SourceNewer],
                 false
             ),
             "marked"
@@ -264,15 +264,23 @@ mod tests {
             "target-named"
         );
         assert_eq!(
-            check(down(Cloning), down(Plain), &[Data::Older], true),
+            check(down(Cloning), down(Plain), &[Data::TargetNewer], true),
             "marked"
         );
         assert_eq!(
-            check(down(Migrated), down(Plain), &[Data::Older], true),
+            check(down(Migrated), down(Plain), &[Data::TargetNewer], true),
             "switched-over"
         );
         assert_eq!(
-            check(down(Migrated), up(Plain), &[Data::Older], true),
+            check(down(Migrated), down(Plain), &[Data::Unjudged], true),
+            "switched-over"
+        );
+        assert_eq!(
+            check(down(Migrated), down(Plain), &[Data::SourceNewer], true),
+            "contradiction"
+        );
+        assert_eq!(
+            check(down(Migrated), up(Plain), &[Data::TargetNewer], true),
             "started"
         );
         assert_eq!(check(down(Migrated), None, &[], false), "done");

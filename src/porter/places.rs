@@ -66,8 +66,10 @@ pub(crate) enum Target {
     Ours {
         /// Bytes that the manifest claims.
         in_place: u64,
-        /// The seal, when the target is as it was sealed.
+        /// The seal of the newest final pass.
         seal: Option<Seal>,
+        /// Whether the target is as it was sealed.
+        kept: bool,
     },
 }
 
@@ -91,12 +93,16 @@ pub(crate) fn observe(path: &Path, places: &Places) -> Result<Target, PorterErro
             Ok(())
         })?;
     }
-    let seal = Seal::read(&places.seal())
-        .filter(|seal| seal.path == path.display().to_string() && seal.holds_for(&target));
-    if let Some(seal) = &seal {
+    let seal = Seal::read(&places.seal()).filter(|seal| seal.path == path.display().to_string());
+    let kept = seal.as_ref().is_some_and(|seal| seal.holds_for(&target));
+    if let Some(seal) = seal.as_ref().filter(|_| kept) {
         in_place = in_place.min(chunks_of(seal.source.size) * CHUNK as u64);
     }
-    Ok(Target::Ours { in_place, seal })
+    Ok(Target::Ours {
+        in_place,
+        seal,
+        kept,
+    })
 }
 
 /// Removes the target volume when it is ours, and the directory that was made for it when that is empty now.

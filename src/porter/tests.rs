@@ -127,9 +127,11 @@ impl Lab {
     fn sealed(&self) -> bool {
         match places::observe(&self.target, &self.places()).expect("observes") {
             Target::Ours {
-                seal: Some(seal), ..
+                seal: Some(seal),
+                kept: true,
+                ..
             } => seal.source == super::SourceState::of(&self.source).expect("source"),
-            Target::Ours { seal: None, .. } | Target::Absent | Target::Foreign => false,
+            Target::Ours { .. } | Target::Absent | Target::Foreign => false,
         }
     }
 }

@@ -92,17 +92,35 @@ impl Stage {
         self.home.join(".proxmoverc")
     }
 
+    /// Returns the number of the guest with that name.
+    pub fn vmid(&self, cluster: &str, name: &str) -> Option<u32> {
+        let world = self.simulation.world();
+        let cluster = world.clusters.iter().find(|known| known.alias == cluster)?;
+        let named = |config: &BTreeMap<String, String>| {
+            config.get("name").is_some_and(|known| known == name)
+        };
+        cluster
+            .guests
+            .values()
+            .find(|guest| named(&guest.config))
+            .map(|guest| guest.vmid)
+    }
+
     /// Returns what a guest has written; of a running one what it had when it was last stopped.
     pub fn ledger(&self, cluster: &str, vmid: u32) -> Option<Ledger> {
         let played = self.guests.lock();
-        played.get(&(cluster.to_owned(), vmid)).and_then(|guest| guest.ledger.clone())
+        played
+            .get(&(cluster.to_owned(), vmid))
+            .and_then(|guest| guest.ledger.clone())
     }
 
     /// Returns how many records a running guest has completed since its start.
     pub fn completed(&self, cluster: &str, vmid: u32) -> u64 {
         let played = self.guests.lock();
         let guest = played.get(&(cluster.to_owned(), vmid));
-        guest.and_then(|guest| guest.writer.as_ref()).map_or(0, Writer::completed)
+        guest
+            .and_then(|guest| guest.writer.as_ref())
+            .map_or(0, Writer::completed)
     }
 
     /// Proves that a moved guest's disks hold every record its source had completed.
@@ -126,8 +144,11 @@ impl Stage {
         let mut text = String::from("; written by proxmove sim\n");
         for (cluster, spec) in self.simulation.clusters.iter().zip(&scenario.clusters) {
             let (user, password) = login(spec);
-            let fingerprint: Vec<String> =
-                cluster.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+            let fingerprint: Vec<String> = cluster
+                .fingerprint
+                .iter()
+                .map(|byte| format!("{byte:02X}"))
+                .collect();
             let _ = writeln!(
                 text,
                 "\n[pve:{}]\napi=https://{user}:{password}@{}\nfingerprint={}",
@@ -140,7 +161,8 @@ impl Stage {
                     if !storage.nodes.is_empty() && !storage.nodes.contains(&node.name) {
                         continue;
                     }
-                    let Some(host) = self.hosts.get(&format!("{}-{}", cluster.alias, node.name)) else {
+                    let Some(host) = self.hosts.get(&format!("{}-{}", cluster.alias, node.name))
+                    else {
                         continue;
                     };
                     let path = node.root.join(storage.path.trim_start_matches('/'));
@@ -166,7 +188,11 @@ impl Stage {
 }
 
 fn holds_images(storage: &StorageSpec) -> bool {
-    storage.kind == "dir" && storage.content.split(',').any(|content| content == "images")
+    storage.kind == "dir"
+        && storage
+            .content
+            .split(',')
+            .any(|content| content == "images")
 }
 
 fn login(cluster: &ClusterSpec) -> (String, String) {
@@ -209,7 +235,9 @@ impl Guests {
 
     fn play(&self, guest: &RunningGuest) -> Result<(), super::guest::GuestError> {
         let mut played = self.lock();
-        let entry = played.entry((guest.cluster.clone(), guest.vmid)).or_default();
+        let entry = played
+            .entry((guest.cluster.clone(), guest.vmid))
+            .or_default();
         let first_time = entry.images.is_empty();
         entry.images = guest.images.iter().map(image).collect();
         if guest.write_rate == 0 {
@@ -255,8 +283,12 @@ impl GuestMachine for Guests {
 
     fn stop(&self, guest: &RunningGuest, hard: bool) {
         let mut played = self.lock();
-        let Some(entry) = played.get_mut(&(guest.cluster.clone(), guest.vmid)) else { return };
-        let Some(writer) = entry.writer.take() else { return };
+        let Some(entry) = played.get_mut(&(guest.cluster.clone(), guest.vmid)) else {
+            return;
+        };
+        let Some(writer) = entry.writer.take() else {
+            return;
+        };
         match if hard { writer.kill() } else { writer.stop() } {
             Ok(ledger) => entry.ledger = Some(ledger),
             Err(error) => log::error!("simulated guest {} wrote badly: {error}", guest.vmid),

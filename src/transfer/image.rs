@@ -93,10 +93,14 @@ impl ImageEngine {
             .porter(pair, Side::Target, OPERATION, &arguments)
             .await?;
         let target = read_json::<Target>(pair, Side::Target, OPERATION, &printed)?;
-        let (in_place, seal) = match target {
+        let (in_place, seal, kept) = match target {
             Target::Absent => return Ok(VolumeState::Absent),
             Target::Foreign => return Ok(VolumeState::Foreign),
-            Target::Ours { in_place, seal } => (Bytes(in_place), seal),
+            Target::Ours {
+                in_place,
+                seal,
+                kept,
+            } => (Bytes(in_place), seal, kept),
         };
         let partial = VolumeState::Partial { in_place };
         let Some(seal) = seal.filter(|seal| seal.source.file) else {
@@ -109,12 +113,12 @@ impl ImageEngine {
         let arguments = ["state", "--path", &pair.source.path];
         let printed = self.porter(pair, Side::Source, STATE, &arguments).await?;
         let source = read_json::<SourceState>(pair, Side::Source, STATE, &printed)?;
-        Ok(if source == seal.source {
-            VolumeState::Synced {
+        Ok(match (source == seal.source, kept) {
+            (true, true) => VolumeState::Synced {
                 digest: seal.digest,
-            }
-        } else {
-            partial
+            },
+            (true, false) => VolumeState::TargetNewer,
+            (false, _) => VolumeState::SourceNewer,
         })
     }
 
@@ -373,7 +377,10 @@ impl Engine for ImageEngine {
                     path: pair.target.path.clone(),
                 });
             }
-            VolumeState::Partial { .. } | VolumeState::Synced { .. } => {
+            VolumeState::Partial { .. }
+            | VolumeState::SourceNewer
+            | VolumeState::TargetNewer
+            | VolumeState::Synced { .. } => {
                 let arguments = target_arguments("discard", pair);
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 self.porter(pair, Side::Target, "removal of the copy", &arguments)

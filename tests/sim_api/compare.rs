@@ -6,7 +6,17 @@ use serde_json::{Map, Value};
 const VOLATILE: &[&str] = &["digest", "meta", "vmgenid", "smbios1", "snaptime"];
 
 /// Keys that say which element of a list is which.
-const IDENTITIES: &[&str] = &["volid", "key", "id", "storage", "poolid", "name", "iface", "vmid", "drivename"];
+const IDENTITIES: &[&str] = &[
+    "volid",
+    "key",
+    "id",
+    "storage",
+    "poolid",
+    "name",
+    "iface",
+    "vmid",
+    "drivename",
+];
 
 /// Replaces what differs from run to run: times, ids, the directory of the simulation.
 pub fn normal(text: &str, roots: &[String]) -> String {
@@ -68,8 +78,11 @@ fn shapes(
         }
         (Value::String(a), Value::String(b)) if path.contains("errors") => {
             let sorted = |text: &str| {
-                let mut lines: Vec<String> =
-                    text.trim().lines().map(|line| normal(line, roots)).collect();
+                let mut lines: Vec<String> = text
+                    .trim()
+                    .lines()
+                    .map(|line| normal(line, roots))
+                    .collect();
                 lines.sort();
                 lines
             };

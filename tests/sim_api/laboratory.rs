@@ -113,7 +113,14 @@ fn storages() -> Vec<StorageSpec> {
     let mut unmounted = dir("unmounted", "/srv/unmounted", "images");
     unmounted.unmounted = true;
     unmounted.disabled = true;
-    vec![local, dir("data", "/srv/data", "images,rootdir"), iso, off, elsewhere, unmounted]
+    vec![
+        local,
+        dir("data", "/srv/data", "images,rootdir"),
+        iso,
+        off,
+        elsewhere,
+        unmounted,
+    ]
 }
 
 fn cluster(alias: &str, version: &str, node: &str) -> ClusterSpec {
@@ -250,7 +257,11 @@ pub fn scenario(file: &str) -> Scenario {
         }
         "pve8-happy-move" | "pve9-happy-move" => clusters[0].guests.push(web01()),
         "pve8-proxmove" | "pve9-proxmove" => {
-            let mut guest = plain(if file.starts_with("pve8") { "the-vm-to-move" } else { "sanity" });
+            let mut guest = plain(if file.starts_with("pve8") {
+                "the-vm-to-move"
+            } else {
+                "sanity"
+            });
             guest.running = true;
             clusters[0].guests.push(guest);
         }
@@ -297,7 +308,10 @@ pub fn before_row(simulation: &Simulation, file: &str, note: &str) {
             let write = |name: &str, size: u64, text: &str| {
                 let path = images.join(name);
                 std::fs::write(&path, text).expect("written");
-                let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+                let file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .expect("opened");
                 file.set_len(size).expect("sized");
             };
             write("vm-101-disk-1.qcow2", 512, "garbage");
@@ -305,7 +319,11 @@ pub fn before_row(simulation: &Simulation, file: &str, note: &str) {
             write("vm-101-disk-2.raw", 3_146_240, "");
         }
         "storage unmounted status" => {
-            for storage in cluster.storages.iter_mut().filter(|storage| storage.id == "unmounted") {
+            for storage in cluster
+                .storages
+                .iter_mut()
+                .filter(|storage| storage.id == "unmounted")
+            {
                 storage.disabled = false;
             }
         }

@@ -52,7 +52,9 @@ struct Row {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Parameters that were too long to record are made up again in the same length.
@@ -96,7 +98,9 @@ fn endpoint(method: &str, path: &str) -> Option<String> {
     let path = path.split('?').next().unwrap_or_default();
     let path = percent_decode_str(path).decode_utf8_lossy();
     let path = path.replace("//", "/");
-    let path = path.strip_prefix("/api2/json").or(path.strip_prefix("/api2/extjs"))?;
+    let path = path
+        .strip_prefix("/api2/json")
+        .or(path.strip_prefix("/api2/extjs"))?;
     let path = path.trim_end_matches('/');
     let fits = |template: &str| {
         let (mut given, wanted) = (path.split('/'), template.split('/'));
@@ -133,7 +137,9 @@ impl Player<'_> {
         for (recorded, ours) in &self.renamed {
             text = text.replace(recorded.as_str(), ours);
             let encoded = |text: &str| {
-                text.replace(':', "%3A").replace('@', "%40").replace('!', "%21")
+                text.replace(':', "%3A")
+                    .replace('@', "%40")
+                    .replace('!', "%21")
             };
             text = text.replace(&encoded(recorded), &encoded(ours));
         }
@@ -164,14 +170,21 @@ impl Player<'_> {
     }
 
     /// Returns the headers of the recorded user, odd ones included.
-    async fn headers(&mut self, cluster: &SimulatedCluster, row: &Row) -> Vec<(&'static str, String)> {
+    async fn headers(
+        &mut self,
+        cluster: &SimulatedCluster,
+        row: &Row,
+    ) -> Vec<(&'static str, String)> {
         let token = |text: &str| vec![("authorization", format!("PVEAPIToken={text}"))];
         match (row.user.as_str(), row.note.as_str()) {
             ("(none)", note) if note.starts_with("garbage cookie") => {
                 vec![("cookie", "PVEAuthCookie=garbage".to_owned())]
             }
             ("(none)", note) if note.starts_with("old ticket") => {
-                vec![("cookie", "PVEAuthCookie=PVE:root@pam:5B010000::x".to_owned())]
+                vec![(
+                    "cookie",
+                    "PVEAuthCookie=PVE:root@pam:5B010000::x".to_owned(),
+                )]
             }
             ("(none)", _) => Vec::new(),
             ("garbage", _) => token("garbage"),
@@ -218,7 +231,8 @@ impl Player<'_> {
     async fn send(&mut self, cluster: &SimulatedCluster, row: &Row) -> Answer {
         let headers = self.headers(cluster, row).await;
         let encode = |text: &str| {
-            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+                .to_string()
         };
         let pairs: Vec<String> = row
             .params
@@ -262,9 +276,16 @@ impl Player<'_> {
 
 /// Rows that were sent while something else was going on.
 fn meanwhile(note: &str) -> bool {
-    ["immediately", "during", "concurrent", "race", "stop overrule", "stop task"]
-        .iter()
-        .any(|word| note.contains(word))
+    [
+        "immediately",
+        "during",
+        "concurrent",
+        "race",
+        "stop overrule",
+        "stop task",
+    ]
+    .iter()
+    .any(|word| note.contains(word))
 }
 
 /// Replays a recording against a laboratory of its own.
@@ -300,10 +321,11 @@ pub async fn replay(file: &str, path: &Path) -> Outcome {
         let place = match &row.cluster {
             Some(alias) => simulation.clusters.iter().position(|c| c.alias == *alias),
             None => {
-                let by_node = simulation
-                    .clusters
-                    .iter()
-                    .position(|c| c.nodes.iter().any(|node| row.path.contains(&format!("/nodes/{}", node.name))));
+                let by_node = simulation.clusters.iter().position(|c| {
+                    c.nodes
+                        .iter()
+                        .any(|node| row.path.contains(&format!("/nodes/{}", node.name)))
+                });
                 by_node.or_else(|| turn(&row, &mut logins))
             }
         };
@@ -380,6 +402,7 @@ fn difference(row: &Row, answer: &Answer, roots: &[String]) -> Option<String> {
     if recorded != ours {
         return Some(format!("'{recorded}' became '{ours}'"));
     }
-    let values = row.method == "GET" && (row.path.ends_with("/config") || row.path.ends_with("/pending"));
+    let values =
+        row.method == "GET" && (row.path.ends_with("/config") || row.path.ends_with("/pending"));
     compare::bodies(&row.body, &answer.body, values, roots)
 }
