@@ -136,7 +136,8 @@ impl Terminal {
             .or_insert_with(|| {
                 let bar = self.multi.insert_before(
                     overall,
-                    styled(DRIVE_BAR, *total, format!("{guest} {drive}")),
+                    styled(DRIVE_BAR, *total, format!("{guest} {drive}"))
+                        .with_message(words::pass_name(*pass, *round)),
                 );
                 Drive {
                     bar,

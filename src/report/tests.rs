@@ -371,7 +371,7 @@ fn a_terminal_shows_a_bar_for_each_drive_and_one_for_all() {
     for part in [
         "12:12:27 web1: moving apple/565 => banana/126 on node2",
         "    web1 virtio0 pre-copy 2 [",
-        "=>         ] 2.00 GiB/4.00 GiB ",
+        "] 2.00 GiB/4.00 GiB ",
         "      web1 scsi1 pre-copy 1 [",
         "] 2.00 GiB/16.00 GiB ",
         "      all drives [",
