@@ -252,7 +252,9 @@ fn commands_are_told_from_clusters() {
 
 #[test]
 fn what_is_refused_and_in_which_words() {
-    refused("chekc apple banana node2", expect![[r#"
+    refused(
+        "chekc apple banana node2",
+        expect![[r#"
         error: there is no command 'chekc'; did you mean 'check'?
 
         As a SOURCE, 'chekc' needs DESTINATION, NODEID, STORAGE and VM behind it.
@@ -261,8 +263,11 @@ fn what_is_refused_and_in_which_words() {
                proxmove [OPTIONS] COMMAND ...
 
         For more information, try '--help'.
-    "#]]);
-    refused("-n demoo", expect![[r#"
+    "#]],
+    );
+    refused(
+        "-n demoo",
+        expect![[r#"
         error: there is no command 'demoo'; did you mean 'demo'?
 
         As a SOURCE, 'demoo' needs DESTINATION, NODEID, STORAGE and VM behind it.
@@ -271,7 +276,8 @@ fn what_is_refused_and_in_which_words() {
                proxmove [OPTIONS] COMMAND ...
 
         For more information, try '--help'.
-    "#]]);
+    "#]],
+    );
     refused(
         "apple banana node2",
         expect![[r#"
