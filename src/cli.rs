@@ -96,7 +96,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     if arguments.get(1).is_some_and(|word| word == "porter") {
         return Ok(Request::Porter(arguments.split_off(2)));
     }
-    let matches = command().try_get_matches_from(verb_first(arguments))?;
+    let arguments = verb_first(arguments);
+    let matches = command()
+        .try_get_matches_from(&arguments)
+        .map_err(|error| {
+            misspelled(&arguments)
+                .filter(|_| is_incomplete(&error))
+                .unwrap_or(error)
+        })?;
     if matches.subcommand_name().is_none() {
         return move_command(MoveArgs::from_arg_matches(&matches)?).map(Request::Move);
     }
@@ -154,6 +161,29 @@ fn verb_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
         arguments.insert(1, verb);
     }
     arguments
+}
+
+fn is_incomplete(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::MissingRequiredArgument
+}
+
+/// Returns the error for a SOURCE that looks like a slip in a command's name.
+///
+/// The classic form takes any first word for a cluster, so clap itself cannot know.
+fn misspelled(arguments: &[OsString]) -> Option<clap::Error> {
+    let command = command();
+    let word = arguments.get(first_word(&command, arguments)?)?.to_str()?;
+    let verb = command
+        .get_subcommands()
+        .map(clap::Command::get_name)
+        .find(|verb| strsim::damerau_levenshtein(word, verb) == 1)?;
+    Some(error(
+        ErrorKind::InvalidSubcommand,
+        format!(
+            "there is no command '{word}'; did you mean '{verb}'?\n\nAs a SOURCE, '{word}' needs DESTINATION, NODEID, \
+             STORAGE and VM behind it."
+        ),
+    ))
 }
 
 /// Returns the place of the first argument that is neither an option nor an option's value.

@@ -69,7 +69,7 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// Returns colours for a terminal whose user did not set NO_COLOR (https://no-color.org).
+    /// Returns colours for a terminal whose user did not set NO_COLOR (<https://no-color.org>).
     pub fn choose(terminal: bool, no_color: bool) -> Colour {
         if terminal && !no_color {
             Colour::Ansi

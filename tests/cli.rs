@@ -253,6 +253,32 @@ fn commands_are_told_from_clusters() {
 #[test]
 fn what_is_refused_and_in_which_words() {
     refused(
+        "chekc apple banana node2",
+        expect![[r#"
+        error: there is no command 'chekc'; did you mean 'check'?
+
+        As a SOURCE, 'chekc' needs DESTINATION, NODEID, STORAGE and VM behind it.
+
+        Usage: proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
+               proxmove [OPTIONS] COMMAND ...
+
+        For more information, try '--help'.
+    "#]],
+    );
+    refused(
+        "-n demoo",
+        expect![[r#"
+        error: there is no command 'demoo'; did you mean 'demo'?
+
+        As a SOURCE, 'demoo' needs DESTINATION, NODEID, STORAGE and VM behind it.
+
+        Usage: proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
+               proxmove [OPTIONS] COMMAND ...
+
+        For more information, try '--help'.
+    "#]],
+    );
+    refused(
         "apple banana node2",
         expect![[r#"
         error: the following required arguments were not provided:
@@ -338,10 +364,7 @@ fn what_is_refused_and_in_which_words() {
     refused(
         "apple banana node2 ssd web1 --map-bridge vmbr0=vmbr1,tag=5=6",
         expect![[r#"
-            error: SOURCE, DESTINATION, NODEID, STORAGE and VM are missing
-
-            Usage: proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
-                   proxmove [OPTIONS] COMMAND ...
+            error: invalid value 'tag=5=6' for '--map-bridge <A=B>': write two names with '=' between them
 
             For more information, try '--help'.
         "#]],
@@ -349,7 +372,7 @@ fn what_is_refused_and_in_which_words() {
     refused(
         "apple banana node2 ssd web1 --map-bridge a=b --map-bridge a=c",
         expect![[r#"
-            error: SOURCE, DESTINATION, NODEID, STORAGE and VM are missing
+            error: --map-bridge maps 'a' to two different names
 
             Usage: proxmove [OPTIONS] SOURCE DESTINATION NODEID STORAGE VM...
                    proxmove [OPTIONS] COMMAND ...
@@ -492,4 +515,41 @@ fn a_closed_pipe_is_an_error_and_no_panic() {
     }
     assert!(cli::completions(clap_complete::Shell::Bash, &mut Closed).is_err());
     assert!(cli::manual(&mut Closed).is_err());
+}
+
+proptest::proptest! {
+    /// Whatever is typed, it is understood or refused.
+    #[test]
+    fn no_arguments_can_break_the_parser(words in proptest::collection::vec(
+        "(apple|check|move|config|show|help|man|porter|--|-|-n|-c|-nc|--bwlimit|--map-bridge=a=b|--[a-z-]{0,12}=?|\\PC{0,8})",
+        0..10,
+    )) {
+        let _ = cli::parse(std::iter::once("proxmove".to_owned()).chain(words).map(OsString::from));
+    }
+}
+
+#[test]
+fn arguments_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let wrong = OsString::from_vec(vec![0xff, 0xfe]);
+    let words = ["proxmove", "apple", "banana", "node2", "ssd"].map(OsString::from);
+    let error = cli::parse(words.into_iter().chain([wrong.clone()])).expect_err("it is no text");
+    assert_eq!(error.exit_code(), 2);
+    // The porter gets its arguments as they are.
+    let words = ["proxmove", "porter"]
+        .map(OsString::from)
+        .into_iter()
+        .chain([wrong.clone()]);
+    assert!(matches!(cli::parse(words), Ok(Request::Porter(rest)) if rest == [wrong]));
+    // A file's name need not be text.
+    let file = OsString::from_vec(b"rc\xff".to_vec());
+    let words = ["proxmove", "-c"]
+        .map(OsString::from)
+        .into_iter()
+        .chain([file.clone()]);
+    let rest = ["apple", "banana", "node2", "ssd", "web1"].map(OsString::from);
+    match cli::parse(words.chain(rest)) {
+        Ok(Request::Move(command)) => assert_eq!(command.common.config, Some(file.into())),
+        other => panic!("{other:?}"),
+    }
 }

@@ -327,3 +327,37 @@ fn a_derived_section_never_replaces_one_of_the_file() {
             .contains("[storage:apple-cluster:other@node1] ; from storage.cfg of apple")
     );
 }
+
+proptest::proptest! {
+    /// Whatever the file holds, reading it ends with a configuration or with problems, and tells no secret.
+    #[test]
+    fn no_text_can_break_the_reader(lines in proptest::collection::vec(
+        "(\\[(pve|storage):[a-z:@ ]{0,6}\\]?|(api|ssh|path|temp|token|ca)[=: ]\\PC{0,20}|\\PC{0,20}|api=https://[a@:/%\\[\\]#0-9 ;]{0,20})",
+        0..12,
+    )) {
+        let _ = config::parse(&lines.join("\n"), "rc");
+    }
+
+    /// A password in the URL is taken as it stands, unless it has white space or an escape.
+    #[test]
+    fn any_password_is_taken_as_it_stands(password in "[!-$&-~¡-ÿ]{1,24}") {
+        let text = format!("[pve:apple]\n  api=https://user@pve:{password}@apple:443 ; x\n");
+        let config = config::parse(&text, "rc").expect("it has no mistake");
+        let cluster = config.clusters.values().next().expect("one");
+        proptest::prop_assert_eq!((cluster.host.as_str(), cluster.port), ("apple", 443));
+        let Credentials::Password { user, password: read } = &cluster.credentials else { panic!("no password") };
+        proptest::prop_assert_eq!((user.as_str(), read.reveal()), ("user@pve", password.as_str()));
+    }
+
+    /// An encoded password is decoded, whatever is in it.
+    #[test]
+    fn any_encoded_password_is_decoded(password in "\\PC{1,16}") {
+        let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
+        let text = format!("[pve:apple]\napi=https://user@pve:{encoded}@apple\n");
+        let config = config::parse(&text, "rc").expect("it has no mistake");
+        let cluster = config.clusters.values().next().expect("one");
+        let Credentials::Password { password: read, .. } = &cluster.credentials else { panic!("no password") };
+        proptest::prop_assert_eq!(read.reveal(), password.as_str());
+        proptest::prop_assert!(config.warnings.is_empty());
+    }
+}

@@ -141,14 +141,13 @@ pub fn storage_section(
 
 /// Returns the directory for images out of `images=img,iso=isos`; `images` where it is not renamed.
 fn images_directory(content_dirs: &str) -> Option<&str> {
-    let renamed = content_dirs
+    let directory = content_dirs
         .split(',')
-        .filter_map(|pair| pair.split_once('='));
-    let directory = renamed
-        .filter(|(content, _)| content.trim() == "images")
-        .map(|(_, directory)| directory.trim().trim_matches('/'))
-        .last()
-        .unwrap_or("images");
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(content, _)| content.trim() == "images")
+        .map_or("images", |(_, directory)| {
+            directory.trim().trim_matches('/')
+        });
     let usable = !directory.is_empty() && directory.split('/').all(|part| part != "..");
     usable.then_some(directory)
 }

@@ -54,7 +54,7 @@ impl Json {
             inner.told.insert(key, now.tick);
         }
         let line = Line {
-            time: now.timestamp.to_string(),
+            time: format!("{:.3}", now.timestamp),
             event,
         };
         if let Ok(mut text) = serde_json::to_vec(&line) {

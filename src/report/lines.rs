@@ -115,13 +115,18 @@ impl Inner {
         (known.said, known.said_percent) = (tick, percent);
         let rate = Bytes(scanned.saturating_sub(known.began_at))
             .per(tick.saturating_duration_since(known.began))?;
-        let left = rate.time_for(Bytes(total.saturating_sub(*scanned)));
+        let rest = Bytes(total.saturating_sub(*scanned));
+        // While nothing moves, nobody can say how long the rest takes.
+        let left = match rate.as_bytes_per_second() {
+            0 => String::new(),
+            _ if rest == Bytes::ZERO => String::new(),
+            _ => format!(", {} left", words::time(rate.time_for(rest))),
+        };
         Some(format!(
-            "{guest} {drive}: {}: {percent} % of {} read, {} carried, {rate}, {} left",
+            "{guest} {drive}: {}: {percent} % of {} read, {} carried, {rate}{left}",
             words::pass_name(*pass, *round),
             Bytes(*total),
             Bytes(*carried),
-            words::time(left)
         ))
     }
 }

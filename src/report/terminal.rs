@@ -13,8 +13,9 @@ use super::{Event, Now, PassKind, Reporter};
 use crate::error::Colour;
 use crate::units::Bytes;
 
-const DRIVE_BAR: &str = "{prefix:>20} {bar:20} {percent:>3} % of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left; {msg}";
-const OVERALL_BAR: &str = "{prefix:>20} {bar:20} {percent:>3} % of {binary_total_bytes}; {msg}";
+// Both fit into 80 columns with a bar that can still be seen; indicatif cuts what is longer.
+const DRIVE_BAR: &str = "{prefix:>16} {msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const OVERALL_BAR: &str = "{prefix:>16} [{wide_bar}] {percent} % of {binary_total_bytes}, {msg}";
 
 /// Makes the place to draw to; asked again after each question.
 type Target = Box<dyn Fn() -> ProgressDrawTarget + Send + Sync>;
@@ -126,16 +127,18 @@ impl Terminal {
             return;
         };
         let overall = inner.overall.get_or_insert_with(|| {
-            let bar = self.multi.add(styled(OVERALL_BAR));
-            bar.set_prefix("all drives");
-            bar
+            self.multi
+                .add(styled(OVERALL_BAR, *total, "all drives".to_owned()))
         });
         let entry = inner
             .drives
             .entry((guest.clone(), drive.clone()))
             .or_insert_with(|| {
-                let bar = self.multi.insert_before(overall, styled(DRIVE_BAR));
-                bar.set_prefix(format!("{guest} {drive}"));
+                let bar = self.multi.insert_before(
+                    overall,
+                    styled(DRIVE_BAR, *total, format!("{guest} {drive}"))
+                        .with_message(words::pass_name(*pass, *round)),
+                );
                 Drive {
                     bar,
                     pass: (*pass, *round),
@@ -153,11 +156,7 @@ impl Terminal {
         (entry.scanned, entry.total, entry.carried, entry.wire) =
             (*scanned, *total, *carried, *wire);
         entry.bar.set_length(*total);
-        entry.bar.set_message(format!(
-            "{}, {} carried",
-            words::pass_name(*pass, *round),
-            Bytes(*carried)
-        ));
+        entry.bar.set_message(words::pass_name(*pass, *round));
         entry.bar.set_position(*scanned);
         inner.draw_overall();
     }
@@ -203,9 +202,11 @@ impl Reporter for Terminal {
     }
 }
 
-fn styled(template: &str) -> ProgressBar {
+fn styled(template: &str, total: u64, prefix: String) -> ProgressBar {
     // The templates are constants; were one wrong, indicatif's own bar would do.
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style.progress_chars("=> "))
+    ProgressBar::new(total)
+        .with_style(style.progress_chars("=> "))
+        .with_prefix(prefix)
 }

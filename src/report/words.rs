@@ -125,10 +125,16 @@ pub(super) fn summary_text(summary: &Summary, colour: Colour) -> String {
             ),
         ),
     }
-    let rounds = match summary.rounds {
-        0 => "without pre-copy".to_owned(),
-        1 => "in 1 pre-copy".to_owned(),
-        rounds => format!("in {rounds} pre-copies"),
+    let passes = match summary.rounds {
+        0 => "in one pass".to_owned(),
+        1 => format!(
+            "in 1 pre-copy and a final delta of {}",
+            Bytes(summary.final_carried)
+        ),
+        rounds => format!(
+            "in {rounds} pre-copies and a final delta of {}",
+            Bytes(summary.final_carried)
+        ),
     };
     let rate = summary
         .rate()
@@ -137,9 +143,8 @@ pub(super) fn summary_text(summary: &Summary, colour: Colour) -> String {
     line(
         "copied",
         format!(
-            "{} {rounds} and the final delta of {}; {} on the wire{rate}",
+            "{} {passes}; {} on the wire{rate}",
             Bytes(summary.carried),
-            Bytes(summary.final_carried),
             Bytes(summary.wire)
         ),
     );
