@@ -665,6 +665,39 @@ async fn many_streams_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes more than a minute: `cargo test --test ssh silent_host -- --ignored`"]
+async fn a_silent_host_is_lost_and_a_quiet_command_is_not() {
+    need_sshd!("a_silent_host_is_lost_and_a_quiet_command_is_not");
+    let host = Sshd::start(&[]);
+    let home = Home::new(&[&host]);
+    let shell = home.shell(&host);
+    // A command that says nothing for longer than a silent host would be waited for.
+    let quiet = shell
+        .stream(&sh("sleep 80; echo still here"))
+        .await
+        .unwrap();
+    let quiet = tokio::spawn(drive(quiet, Vec::new()));
+    // A host that says nothing: its session is stopped, its kernel still acknowledges.
+    let before = host.sessions();
+    let frozen = shell.stream(&sh("exec cat")).await.unwrap();
+    for session in host.sessions() {
+        if !before.contains(&session) {
+            let id = session.to_string();
+            std::process::Command::new("kill")
+                .args(["-STOP", &id])
+                .status()
+                .unwrap();
+        }
+    }
+    let (_, _, exit) = drive(frozen, Vec::new()).await;
+    let error = exit.unwrap_err();
+    assert!(error.to_string().contains("no sign of life"), "{error}");
+    let (output, _, exit) = quiet.await.unwrap();
+    assert_eq!(output, b"still here\n");
+    assert_eq!(exit.unwrap(), Exit::Code(0));
+}
+
 /// Measures; asserts nothing about speed. `cargo test --test ssh throughput -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]

@@ -48,7 +48,7 @@ pub(super) struct Connection {
 pub struct Verified {
     /// The login name.
     pub user: String,
-    /// The name the key is filed under, with the port: what [`Verified::known_hosts_line`] writes by default.
+    /// The name the key is filed under in the operator's known_hosts.
     pub name: String,
     /// The host's public key in wire form.
     pub host_key: Vec<u8>,
@@ -108,7 +108,7 @@ fn connect_at_depth(
         let cipher = |kind| session.methods(kind).unwrap_or_default().to_owned();
         let verified = Verified {
             user: destination.user.clone(),
-            name: entry_name(&destination.key_name, destination.port),
+            name: destination.key_name.clone(),
             host_key,
             identity,
             cipher_out: cipher(MethodType::CryptCs),
@@ -278,8 +278,7 @@ fn prefer_ciphers(session: &Session, list: &str) -> io::Result<()> {
 fn known_host(destination: &Destination) -> io::Result<KnownHost> {
     let mut files = destination.user_known_hosts.clone();
     files.extend(destination.system_known_hosts.iter().cloned());
-    let name = entry_name(&destination.key_name, destination.port);
-    KnownHost::read(&files, &name)
+    KnownHost::read(&files, &destination.key_name)
 }
 
 /// Verifies the host's key; returns it.
@@ -289,7 +288,7 @@ fn verify(
     options: &SshOptions,
 ) -> Result<Vec<u8>, ShellError> {
     let refuse = |text: String| Err(ShellError::HostKey(text));
-    let name = entry_name(&destination.key_name, destination.port);
+    let name = &destination.key_name;
     let Some((blob, _)) = session.host_key() else {
         return refuse(format!("{name} presented no host key"));
     };
@@ -321,7 +320,7 @@ fn verify(
             match options.operator.confirm(&question) {
                 Some(true) => {
                     if let Some(file) = destination.user_known_hosts.first() {
-                        let line = known_hosts::line(&name, blob);
+                        let line = known_hosts::line(name, blob);
                         known_hosts::remember(file, &line).map_err(|error| {
                             ShellError::HostKey(format!(
                                 "cannot remember the key of {name} in {}: {error}",
