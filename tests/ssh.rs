@@ -616,8 +616,14 @@ async fn ciphers_are_chosen() {
             (expect.to_owned(), expect.to_owned())
         );
     }
-    home.options.ciphers = Some("-".to_owned());
-    home.shell(&host).verified().await.unwrap();
+    for (list, expect) in [
+        (None, "aes128-gcm@openssh.com"),
+        (Some("-"), "chacha20-poly1305@openssh.com"),
+    ] {
+        home.options.ciphers = list.map(str::to_owned);
+        let verified = home.shell(&host).verified().await.unwrap();
+        assert_eq!(verified.cipher_in, expect);
+    }
     home.options.ciphers = Some("none-such".to_owned());
     let error = home.shell(&host).verified().await.unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
@@ -706,12 +712,10 @@ async fn throughput() {
     need_sshd!("throughput");
     let host = Sshd::start(&[]);
     let mut home = Home::new(&[&host]);
-    const SIZE: usize = 2_000_000_000;
+    const SIZE: usize = 500_000_000;
     for ciphers in [
         None,
-        Some("aes128-gcm@openssh.com"),
-        Some("aes256-gcm@openssh.com"),
-        Some("aes128-ctr"),
+        Some("aes256-ctr"),
         Some("chacha20-poly1305@openssh.com"),
     ] {
         home.options.ciphers = ciphers.map(str::to_owned);
