@@ -36,7 +36,8 @@ use worker::{Job, Refusal};
 /// What all connections of one run of proxmove have in common.
 #[derive(Clone)]
 pub struct SshOptions {
-    /// `--ssh-ciphers`: a list for both directions; `None` or `-` for the library's own order.
+    /// `--ssh-ciphers`: a list for both directions; `-` for the library's own order, `None` for AES-GCM before all
+    /// others.
     pub ciphers: Option<String>,
     /// Who is asked about the key of an unknown host.
     pub operator: Arc<dyn Operator>,

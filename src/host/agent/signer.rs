@@ -112,7 +112,8 @@ impl Signer {
             });
         }
         let key = russh::keys::decode_secret_key(&text, None)
-            .map_err(|error| failed(error.to_string()))?;
+            // One in 256 ECDSA keys has a short secret number, which the library does not read.
+            .map_err(|error| failed(format!("{error}; add it to ssh-agent")))?;
         let blob = key
             .public_key()
             .to_bytes()

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ssh2_config::{HostParams, ParseRule, SshConfig};
 
 use super::environment::SshEnvironment;
+use super::known_hosts::entry_name;
 use crate::config::SshAddress;
 use crate::host::ShellError;
 
@@ -24,7 +25,7 @@ pub(super) struct Destination {
     pub host: String,
     /// Port to connect to.
     pub port: u16,
-    /// The name its key is filed under in known_hosts (`HostKeyAlias`, else the host).
+    /// The name its key is filed under in known_hosts: `HostKeyAlias` as it is, else the host with its port.
     pub key_name: String,
     /// Private key files to try, in order.
     pub identities: Vec<PathBuf>,
@@ -135,7 +136,7 @@ pub(super) fn resolve(
     };
     let key_name = other("hostkeyalias")
         .and_then(|words| words.first().cloned())
-        .unwrap_or_else(|| host.clone());
+        .unwrap_or_else(|| entry_name(&host, port));
     let identities_only = other("identitiesonly")
         .and_then(|words| words.first().cloned())
         .is_some_and(|word| word.eq_ignore_ascii_case("yes"));
