@@ -34,15 +34,20 @@ const FILES: &[(&str, usize)] = &[
 
 fn recordings() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    ["tests/fixtures/transcripts", "../shared/pve-transcripts", "../../shared/pve-transcripts"]
-        .into_iter()
-        .map(|path| root.join(path))
-        .find(|path| path.join("pve8-smoke.jsonl").exists())
+    [
+        "tests/fixtures/transcripts",
+        "../shared/pve-transcripts",
+        "../../shared/pve-transcripts",
+    ]
+    .into_iter()
+    .map(|path| root.join(path))
+    .find(|path| path.join("pve8-smoke.jsonl").exists())
 }
 
 /// Reads `FILE:ROW why` lines.
 fn known_differences() -> BTreeMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/transcript-differences.txt");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/transcript-differences.txt");
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
@@ -81,10 +86,15 @@ async fn recorded_conversations_are_answered_alike() {
                 unexpected.push(format!("{name} {text}"));
             }
         }
-        let mine = known.keys().filter(|row| row.split(':').next() == Some(file));
+        let mine = known
+            .keys()
+            .filter(|row| row.split(':').next() == Some(file));
         healed.extend(mine.filter(|row| !differing.contains(*row)).cloned());
         if outcome.matched < *floor {
-            few.push(format!("{file}: {} of at least {floor} match", outcome.matched));
+            few.push(format!(
+                "{file}: {} of at least {floor} match",
+                outcome.matched
+            ));
         }
     }
     if !healed.is_empty() {

@@ -3,14 +3,14 @@
 use proxmove::sim::SimulatedCluster;
 
 /// One answer.
-pub struct Answer {
-    pub status: u16,
-    pub reason: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) body: String,
 }
 
 /// Builds a client that trusts a simulated cluster.
-pub fn client(cluster: &SimulatedCluster) -> reqwest::Client {
+pub(crate) fn client(cluster: &SimulatedCluster) -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificate =
         reqwest::Certificate::from_pem(cluster.certificate_pem.as_bytes()).expect("a certificate");
@@ -22,7 +22,7 @@ pub fn client(cluster: &SimulatedCluster) -> reqwest::Client {
 }
 
 /// Sends a request.
-pub async fn send(
+pub(crate) async fn send(
     client: &reqwest::Client,
     method: &str,
     url: &str,

@@ -292,6 +292,15 @@ fn record(
         }
         if key == "boot" {
             check_order(&guest.effective(), change, &value)?;
+            // The two ways to say what to boot from exclude each other.
+            if boot_order(&value).is_some() && guest.config.contains_key("bootdisk") {
+                guest.pending_delete.insert("bootdisk".to_owned(), 1);
+                touched.push("bootdisk".to_owned());
+            }
+        }
+        // A CD in a virtio slot is accepted, and is gone when the file is read again.
+        if key.starts_with("virtio") && is_drive(key) && is_cdrom(&value) {
+            continue;
         }
         if guest.config.get(key) == Some(&value) {
             guest.pending.remove(key);

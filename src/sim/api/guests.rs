@@ -70,6 +70,23 @@ pub(super) fn config(call: &mut Call<'_>) -> Reply {
     Ok(Value::Object(map))
 }
 
+/// `GET lxc/ID/config`.
+pub(super) fn container_config(call: &mut Call<'_>) -> Reply {
+    let (node, vmid) = (&call.node, call.vmid());
+    let missing = || {
+        Refusal::died(format!(
+            "Configuration file 'nodes/{node}/lxc/{vmid}.conf' does not exist"
+        ))
+    };
+    let found = call.cluster.guests.get(&vmid);
+    let guest = found
+        .filter(|guest| guest.container && guest.node == *node)
+        .ok_or_else(missing)?;
+    let mut map = shown(call, &guest.config);
+    map.insert("digest".to_owned(), json!(guest.digest()));
+    Ok(Value::Object(map))
+}
+
 fn snapshot_map(call: &Call<'_>, guest: &Guest, name: &str) -> Result<Map<String, Value>, Refusal> {
     let snapshot = guest
         .snapshots
@@ -172,6 +189,9 @@ pub(super) fn current(call: &mut Call<'_>) -> Reply {
     }
     if let Some(vga) = guest.config.get("vga").filter(|vga| vga.starts_with("qxl")) {
         put("spice", json!(u8::from(!vga.is_empty())));
+    }
+    if guest.config.contains_key("vga") {
+        put("clipboard", Value::Null);
     }
     if guest.run.is_some() {
         let counters = guest
