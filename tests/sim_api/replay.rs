@@ -402,7 +402,7 @@ async fn play(file: &str, rows: &[Row], range: std::ops::Range<usize>, outcome: 
         let foreign = foreign && !row.body.contains("does not exist") && !row.path.contains("/999");
         let strange_task = row.path.contains("/tasks/UPID")
             && row.status == 200
-            && row.path.contains("/status")
+            && !row.note.contains("unknown")
             && player.rename(&row.path) == row.path;
         let Some(name) = name.filter(|_| !foreign && !strange_task) else {
             outcome.not_simulated += 1;
@@ -421,7 +421,8 @@ async fn play(file: &str, rows: &[Row], range: std::ops::Range<usize>, outcome: 
             }
         };
         let cluster = simulation.clusters[place.unwrap_or(0)].clone();
-        if row.method != "GET" && !meanwhile(&row.note) {
+        let staged = row.note == "snapshot list";
+        if (row.method != "GET" || staged) && !meanwhile(&row.note) {
             player.settle(&cluster.alias).await;
         }
         laboratory::before_row(&simulation, file, number, &row.note);
@@ -479,5 +480,38 @@ fn difference(row: &Row, answer: &Answer, roots: &[String]) -> Option<String> {
     }
     let values =
         row.method == "GET" && (row.path.ends_with("/config") || row.path.ends_with("/pending"));
-    compare::bodies(&row.body, &answer.body, values, roots)
+    let ours = match row.path.contains("/nodes/nodeg1") || row.path.contains("/nodes/noded1") {
+        true => without_process(&answer.body),
+        false => answer.body.clone(),
+    };
+    compare::bodies(&row.body, &ours, values, roots)
+}
+
+/// The laboratory's QEMU under 9.2 did not answer questions about itself, so that these keys are missing there.
+fn without_process(body: &str) -> String {
+    let Ok(mut value) = serde_json::from_str::<Value>(body) else {
+        return body.to_owned();
+    };
+    let strip = |value: &mut Value| {
+        if let Some(map) = value.as_object_mut() {
+            for key in [
+                "balloon",
+                "ballooninfo",
+                "blockstat",
+                "proxmox-support",
+                "running-machine",
+                "running-qemu",
+            ] {
+                // A configuration has a key `balloon` too, and that one is compared.
+                if key != "balloon" || map.contains_key("qmpstatus") {
+                    map.remove(key);
+                }
+            }
+        }
+    };
+    match &mut value["data"] {
+        Value::Array(rows) => rows.iter_mut().for_each(strip),
+        data => strip(data),
+    }
+    value.to_string()
 }

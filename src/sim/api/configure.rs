@@ -58,6 +58,9 @@ pub(super) fn change_by_task(call: &mut Call<'_>) -> Reply {
             if let Err(text) = guest.check_lock() {
                 return Some(Err(text));
             }
+            if stage.elapsed < std::time::Duration::from_millis(stage.pace.task) {
+                return None;
+            }
             Some(apply(stage.cluster, &change).and_then(|errors| {
                 match errors.is_empty() {
                     true => Ok(()),
@@ -283,6 +286,7 @@ fn record(
             )?;
             if let Some(order) = order.as_mut()
                 && is_cdrom(&value)
+                && !key.starts_with("virtio")
                 && !order.contains(key)
             {
                 order.push(key.clone());
