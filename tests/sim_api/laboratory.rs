@@ -245,6 +245,17 @@ fn plain(name: &str) -> GuestSpec {
     guest
 }
 
+fn container() -> GuestSpec {
+    let mut guest = guest(
+        110,
+        "ct110",
+        &[("memory", "128"), ("ostype", "debian"), ("arch", "amd64")],
+    );
+    guest.kind = "lxc".to_owned();
+    guest.disks = vec![disk("rootfs", "data", "raw", "")];
+    guest
+}
+
 /// Returns the laboratory as it was at the start of a recording.
 pub(crate) fn scenario(file: &str, first_row: usize) -> Scenario {
     let (version, names) = match file.starts_with("pve8") {
@@ -316,12 +327,16 @@ pub(crate) fn scenario(file: &str, first_row: usize) -> Scenario {
             guest.disks[1].size = 2 << 30;
             guest.running = true;
             clusters[0].guests.push(guest);
+            clusters[0].guests.push(container());
         }
         _ => {}
     }
     let mut pace = Pace::quick();
     // The recordings show both sides of a broadcast; the test decides when one happens.
     pace.broadcast = 3_600_000;
+    // Long enough to be seen running on a busy machine.
+    pace.task = 150;
+    pace.start = 150;
     Scenario {
         clusters: clusters.into(),
         pace,

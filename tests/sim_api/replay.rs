@@ -351,13 +351,15 @@ fn created(rows: &[Row]) -> Vec<u32> {
         .iter()
         .filter(|row| row.method == "POST" && row.path.ends_with("/qemu") && row.status == 200);
     creates
-        .filter_map(|row| {
-            row.params
+        .filter_map(|row| match &row.raw {
+            Some(raw) => raw
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("vmid=")?.parse().ok()),
+            None => row
+                .params
                 .iter()
-                .find(|(key, _)| key == "vmid")?
-                .1
-                .parse()
-                .ok()
+                .find(|(key, _)| key == "vmid")
+                .and_then(|(_, value)| value.parse().ok()),
         })
         .collect()
 }
