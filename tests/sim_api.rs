@@ -4,6 +4,8 @@
 //! What differs is listed, with the reason, in `fixtures/transcript-differences.txt`; a difference that is not listed
 //! fails the test. Where the recordings are absent, one line says so.
 
+#[path = "sim_api/behaviour.rs"]
+mod behaviour;
 #[path = "sim_api/client.rs"]
 mod client;
 #[path = "sim_api/compare.rs"]
@@ -18,18 +20,18 @@ use std::path::{Path, PathBuf};
 
 /// The recordings, and how many rows of each at least match.
 const FILES: &[(&str, usize)] = &[
-    ("pve8-smoke", 0),
-    ("pve8-happy-move", 0),
-    ("pve8-proxmove", 0),
-    ("pve8-proxmove-zfs", 0),
-    ("pve8-errors", 0),
-    ("pve8-setup", 0),
-    ("pve8-more", 0),
-    ("pve9-happy-move", 0),
-    ("pve9-proxmove", 0),
-    ("pve9-errors", 0),
-    ("pve9-setup", 0),
-    ("pve9-more", 0),
+    ("pve8-smoke", 24),
+    ("pve8-happy-move", 59),
+    ("pve8-proxmove", 54),
+    ("pve8-proxmove-zfs", 28),
+    ("pve8-errors", 327),
+    ("pve8-setup", 28),
+    ("pve8-more", 48),
+    ("pve9-happy-move", 59),
+    ("pve9-proxmove", 32),
+    ("pve9-errors", 327),
+    ("pve9-setup", 23),
+    ("pve9-more", 52),
 ];
 
 fn recordings() -> Option<PathBuf> {

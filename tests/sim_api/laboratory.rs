@@ -8,7 +8,7 @@ use proxmove::sim::world::scenario::{
 };
 
 /// Passwords of the laboratory, which no longer exists.
-pub fn password(user: &str) -> &'static str {
+pub(crate) fn password(user: &str) -> &'static str {
     match user {
         "root@pam" => "rootpw12",
         "mover@pve" => "moverpw12",
@@ -35,7 +35,7 @@ fn user(id: &str, acl: &[(&str, &str)]) -> UserSpec {
 
 const MOVER: &str = "PVEVMAdmin,PVEDatastoreAdmin,PVEPoolAdmin,PVESDNAdmin,PVEAuditor";
 
-fn users() -> Vec<UserSpec> {
+fn users(code: &str) -> Vec<UserSpec> {
     let mut root = user("root@pam", &[]);
     root.tokens = vec![
         TokenSpec {
@@ -66,13 +66,13 @@ fn users() -> Vec<UserSpec> {
         },
     ];
     let mut tfa = user("tfa@pve", &[]);
-    tfa.second_factor = Some("325066".to_owned());
+    tfa.second_factor = Some(code.to_owned());
     vec![
         root,
         mover,
         user("auditor@pve", &[("/", "PVEAuditor")]),
         user("nobody@pve", &[]),
-        user("vmuser@pve", &[("/vms/102", "PVEVMUser")]),
+        user("vmuser@pve", &[("/vms/100", "PVEVMUser")]),
         user("half@pve", &[("/", "PVEVMAdmin")]),
         tfa,
         UserSpec {
@@ -88,7 +88,7 @@ fn users() -> Vec<UserSpec> {
     ]
 }
 
-fn storages() -> Vec<StorageSpec> {
+fn storages(with_tank: bool) -> Vec<StorageSpec> {
     let dir = |id: &str, path: &str, content: &str| StorageSpec {
         id: id.to_owned(),
         path: path.to_owned(),
@@ -113,17 +113,31 @@ fn storages() -> Vec<StorageSpec> {
     let mut unmounted = dir("unmounted", "/srv/unmounted", "images");
     unmounted.unmounted = true;
     unmounted.disabled = true;
-    vec![
+    let mut all = vec![
         local,
         dir("data", "/srv/data", "images,rootdir"),
         iso,
         off,
         elsewhere,
         unmounted,
-    ]
+    ];
+    if with_tank {
+        let mut tank = dir("tank", "", "images");
+        tank.kind = "zfspool".to_owned();
+        let extra = [
+            ("pool", "tank/vm"),
+            ("mountpoint", "/tank/vm"),
+            ("sparse", "1"),
+        ];
+        tank.extra = extra
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        all.push(tank);
+    }
+    all
 }
 
-fn cluster(alias: &str, version: &str, node: &str) -> ClusterSpec {
+fn cluster(alias: &str, version: &str, node: &str, with_tank: bool) -> ClusterSpec {
     ClusterSpec {
         alias: alias.to_owned(),
         version: version.to_owned(),
@@ -132,8 +146,12 @@ fn cluster(alias: &str, version: &str, node: &str) -> ClusterSpec {
             qemu: "10.0.2".to_owned(),
             ..NodeSpec::default()
         }],
-        storages: storages(),
-        users: users(),
+        storages: storages(with_tank),
+        users: users(if version.starts_with('8') {
+            "325066"
+        } else {
+            "305321"
+        }),
         ..ClusterSpec::default()
     }
 }
@@ -227,13 +245,27 @@ fn plain(name: &str) -> GuestSpec {
     guest
 }
 
+fn container() -> GuestSpec {
+    let mut guest = guest(
+        110,
+        "ct110",
+        &[("memory", "128"), ("ostype", "debian"), ("arch", "amd64")],
+    );
+    guest.kind = "lxc".to_owned();
+    guest.disks = vec![disk("rootfs", "data", "raw", "")];
+    guest
+}
+
 /// Returns the laboratory as it was at the start of a recording.
-pub fn scenario(file: &str) -> Scenario {
+pub(crate) fn scenario(file: &str, first_row: usize) -> Scenario {
     let (version, names) = match file.starts_with("pve8") {
         true => ("8.4.1", [("alpha", "nodea1"), ("beta", "nodeb1")]),
         false => ("9.2.11", [("gamma", "nodeg1"), ("delta", "noded1")]),
     };
-    let mut clusters = names.map(|(alias, node)| cluster(alias, version, node));
+    let mut clusters = names.map(|(alias, node)| {
+        let with_tank = file.starts_with("pve9") || file.ends_with("-zfs");
+        cluster(alias, version, node, with_tank)
+    });
     let migrated = |mut guest: GuestSpec| {
         guest.name.push_str("--MIGRATED");
         guest
@@ -257,7 +289,7 @@ pub fn scenario(file: &str) -> Scenario {
         }
         "pve8-happy-move" | "pve9-happy-move" => clusters[0].guests.push(web01()),
         "pve8-proxmove" | "pve9-proxmove" => {
-            let mut guest = plain(if file.starts_with("pve8") {
+            let mut guest = plain(if first_row == 0 {
                 "the-vm-to-move"
             } else {
                 "sanity"
@@ -266,26 +298,120 @@ pub fn scenario(file: &str) -> Scenario {
             clusters[0].guests.push(guest);
         }
         "pve8-errors" | "pve9-errors" => {
-            let mut guest = web01();
-            guest.name.push_str("--MIGRATED");
+            let mut guest = match file.starts_with("pve8") {
+                true => migrated(web01()),
+                false => migrated(plain("the-vm-to-move")),
+            };
             guest.running = false;
             guest.pool = None;
             clusters[0].guests.push(guest);
             clusters[0].pools.push("Customer-1".to_owned());
+        }
+        "pve8-proxmove-zfs" => {
+            let mut guest = guest(
+                105,
+                "zvm.example.com",
+                &[
+                    ("memory", "64"),
+                    ("ostype", "l26"),
+                    ("scsihw", "virtio-scsi-single"),
+                    ("net0", "virtio=BC:24:11:E8:E7:60,bridge=vmbr0"),
+                    ("ide2", "iso:iso/tiny.iso,media=cdrom,size=20M"),
+                    ("boot", "order=scsi0"),
+                ],
+            );
+            guest.disks = vec![
+                disk("scsi0", "tank", "raw", "iothread=1,ssd=1"),
+                disk("virtio1", "tank", "raw", ""),
+            ];
+            guest.disks[1].size = 2 << 30;
+            guest.running = true;
+            clusters[0].guests.push(guest);
+            clusters[0].guests.push(container());
         }
         _ => {}
     }
     let mut pace = Pace::quick();
     // The recordings show both sides of a broadcast; the test decides when one happens.
     pace.broadcast = 3_600_000;
+    // Long enough to be seen running on a busy machine.
+    pace.task = 150;
+    pace.start = 150;
     Scenario {
         clusters: clusters.into(),
         pace,
     }
 }
 
+/// Returns where a recording begins anew with another state of the laboratory, and where it ends to make sense alone:
+/// later rows clear away what other recordings left.
+pub(crate) fn sessions(file: &str) -> Vec<std::ops::Range<usize>> {
+    match file {
+        "pve8-proxmove" => vec![0..30, 30..usize::MAX],
+        "pve8-setup" => vec![0..28],
+        "pve9-setup" => vec![8..31],
+        "pve8-more" => vec![35..usize::MAX],
+        "pve9-more" => vec![0..usize::MAX],
+        _ => vec![0..usize::MAX],
+    }
+}
+
+/// Prepares what a scenario cannot say.
+pub(crate) fn prepare(simulation: &Simulation, file: &str) {
+    let mut world = simulation.world();
+    if file == "pve8-smoke" {
+        let cluster = &mut world.clusters[0];
+        let node = cluster.nodes[0].name.clone();
+        let mover = proxmove::sim::world::rights::Identity {
+            user: "mover@pve".to_owned(),
+            token: None,
+        };
+        let upid = cluster.add_task(&node, "qmshutdown", "100", &mover);
+        if let Some(task) = cluster.task_mut(&upid) {
+            task.ended = Some((task.started, "OK".to_owned()));
+        }
+    }
+    if file == "pve8-happy-move" {
+        // An earlier guest of the same number was there a moment ago.
+        if let Some(row) = world.clusters[0].broadcasts.get(&100).cloned() {
+            world.clusters[1].broadcasts.insert(100, row);
+        }
+    }
+}
+
+/// Makes the images that were copied by ssh before a row.
+fn copied(simulation: &Simulation, file: &str, number: usize) {
+    let (storage, names): (&str, &[&str]) = match (file, number) {
+        ("pve8-happy-move" | "pve9-happy-move", 42) => {
+            ("data", &["vm-100-disk-0.qcow2", "vm-100-disk-1.raw"])
+        }
+        ("pve8-proxmove", 22 | 46) | ("pve9-proxmove", 25) => {
+            ("data", &["vm-100-disk-0.raw", "vm-100-disk-1.qcow2"])
+        }
+        ("pve8-proxmove-zfs", 14) => ("tank", &["vm-100-disk-0", "vm-100-disk-1"]),
+        _ => return,
+    };
+    let world = simulation.world();
+    let cluster = &world.clusters[1];
+    let node = &cluster.nodes[0].name;
+    for (place, name) in names.iter().enumerate() {
+        let volid = match storage {
+            "tank" => format!("tank:{name}"),
+            _ => format!("{storage}:100/{name}"),
+        };
+        let volume = cluster.parse_volume(&volid).expect("a volume's name");
+        let size = if storage == "tank" && place == 1 {
+            2 << 30
+        } else {
+            1 << 30
+        };
+        cluster.allocate(&volume, node, size).expect("allocated");
+    }
+}
+
 /// Does by hand what was done by hand in the laboratory before a row was recorded.
-pub fn before_row(simulation: &Simulation, file: &str, note: &str) {
+pub(crate) fn before_row(simulation: &Simulation, file: &str, number: usize, note: &str) {
+    copied(simulation, file, number);
     let mut world = simulation.world();
     let cluster = &mut world.clusters[0];
     let images = cluster
@@ -329,7 +455,31 @@ pub fn before_row(simulation: &Simulation, file: &str, note: &str) {
         }
         "locked: status" => lock(Some("migrate")),
         "stop on stopped vm" => lock(None),
-        "destroy running" => {}
+        "destroy running" => {
+            let pid = cluster.next_pid();
+            if let Some(guest) = cluster.guests.get_mut(&100) {
+                guest.ignores_shutdown = true;
+                guest.run = Some(proxmove::sim::world::guest::Run {
+                    pid,
+                    since: std::time::Instant::now(),
+                    qmp_status: "running".to_owned(),
+                });
+            }
+        }
+        // Taking snapshots is not simulated, reading them is.
+        "snapshot list" => {
+            if let Some(guest) = cluster.guests.get_mut(&103) {
+                guest.snapshots.push(proxmove::sim::world::guest::Snapshot {
+                    name: "s1".to_owned(),
+                    description: "d".to_owned(),
+                    with_memory: false,
+                    taken: 1_795_228_131,
+                    parent: None,
+                    config: guest.config.clone(),
+                });
+                guest.config.insert("parent".to_owned(), "s1".to_owned());
+            }
+        }
         _ => {}
     }
 }

@@ -275,7 +275,6 @@ pub(super) fn permissions(call: &mut Call<'_>) -> Reply {
         "/",
         "/access",
         "/access/groups",
-        "/mapping",
         "/nodes",
         "/pool",
         "/sdn",
@@ -284,7 +283,7 @@ pub(super) fn permissions(call: &mut Call<'_>) -> Reply {
     ]
     .map(str::to_owned)
     .to_vec();
-    paths.extend(call.cluster.acl_paths(&who));
+    paths.extend(call.cluster.acl_paths());
     if let Some(path) = call.text("path") {
         paths = vec![path.to_owned()];
     }

@@ -58,6 +58,9 @@ pub(super) fn change_by_task(call: &mut Call<'_>) -> Reply {
             if let Err(text) = guest.check_lock() {
                 return Some(Err(text));
             }
+            if stage.elapsed < std::time::Duration::from_millis(stage.pace.task) {
+                return None;
+            }
             Some(apply(stage.cluster, &change).and_then(|errors| {
                 match errors.is_empty() {
                     true => Ok(()),
@@ -283,6 +286,7 @@ fn record(
             )?;
             if let Some(order) = order.as_mut()
                 && is_cdrom(&value)
+                && !key.starts_with("virtio")
                 && !order.contains(key)
             {
                 order.push(key.clone());
@@ -292,6 +296,15 @@ fn record(
         }
         if key == "boot" {
             check_order(&guest.effective(), change, &value)?;
+            // The two ways to say what to boot from exclude each other.
+            if boot_order(&value).is_some() && guest.config.contains_key("bootdisk") {
+                guest.pending_delete.insert("bootdisk".to_owned(), 1);
+                touched.push("bootdisk".to_owned());
+            }
+        }
+        // A CD in a virtio slot is accepted, and is gone when the file is read again.
+        if key.starts_with("virtio") && is_drive(key) && is_cdrom(&value) {
+            continue;
         }
         if guest.config.get(key) == Some(&value) {
             guest.pending.remove(key);

@@ -106,6 +106,7 @@ fn remove(
         }
     }
     cluster.guests.remove(&vmid);
+    cluster.forget_rights(vmid);
     for pool in cluster.pools.values_mut() {
         pool.members.remove(&vmid);
     }

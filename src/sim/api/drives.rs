@@ -82,10 +82,11 @@ fn wanted(volume: &str) -> Wanted<'_> {
     }
 }
 
-fn only_root_paths() -> Refusal {
-    Refusal::died(
-        "Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 569.",
-    )
+fn only_root_paths(call: &Call<'_>) -> Refusal {
+    let line = if call.release() >= (9, 0) { 651 } else { 569 };
+    Refusal::died(format!(
+        "Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line {line}."
+    ))
 }
 
 /// Checks that the caller may use what a drive names; done before anything is changed.
@@ -95,7 +96,7 @@ pub(super) fn may_use(call: &Call<'_>, vmid: u32, key: &str, value: &str) -> Res
         && source.starts_with('/')
         && !call.who.is_root()
     {
-        return Err(only_root_paths());
+        return Err(only_root_paths(call));
     }
     match wanted(&parts.volume) {
         Wanted::Nothing => match parts.volume == "cdrom" {
@@ -103,7 +104,7 @@ pub(super) fn may_use(call: &Call<'_>, vmid: u32, key: &str, value: &str) -> Res
             false => Ok(()),
         },
         Wanted::Path if call.who.is_root() => Ok(()),
-        Wanted::Path => Err(only_root_paths()),
+        Wanted::Path => Err(only_root_paths(call)),
         Wanted::New { storage, .. } | Wanted::CloudInit { storage } => {
             call.cluster.storage(storage)?;
             call.require(&format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;

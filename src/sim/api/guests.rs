@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{Call, Refusal, Reply};
-use crate::sim::world::guest::{Guest, is_cdrom};
+use crate::sim::world::guest::Guest;
 
 /// `GET /nodes/N/qemu`.
 pub(super) fn list_vms(call: &mut Call<'_>) -> Reply {
@@ -32,6 +32,7 @@ fn list(call: &Call<'_>, containers: bool) -> Value {
         let mut row = guest.list_row(call.release());
         if full && !containers {
             row.insert("qmpstatus".to_owned(), json!(qmp_status(guest)));
+            add_process(call, guest, &mut row);
         }
         rows.push(Value::Object(row));
     }
@@ -66,6 +67,23 @@ pub(super) fn config(call: &mut Call<'_>) -> Reply {
         false => guest.effective(),
     };
     let mut map = shown(call, &config);
+    map.insert("digest".to_owned(), json!(guest.digest()));
+    Ok(Value::Object(map))
+}
+
+/// `GET lxc/ID/config`.
+pub(super) fn container_config(call: &mut Call<'_>) -> Reply {
+    let (node, vmid) = (&call.node, call.vmid());
+    let missing = || {
+        Refusal::died(format!(
+            "Configuration file 'nodes/{node}/lxc/{vmid}.conf' does not exist"
+        ))
+    };
+    let found = call.cluster.guests.get(&vmid);
+    let guest = found
+        .filter(|guest| guest.container && guest.node == *node)
+        .ok_or_else(missing)?;
+    let mut map = shown(call, &guest.config);
     map.insert("digest".to_owned(), json!(guest.digest()));
     Ok(Value::Object(map))
 }
@@ -173,43 +191,53 @@ pub(super) fn current(call: &mut Call<'_>) -> Reply {
     if let Some(vga) = guest.config.get("vga").filter(|vga| vga.starts_with("qxl")) {
         put("spice", json!(u8::from(!vga.is_empty())));
     }
-    if guest.run.is_some() {
-        let counters = guest
-            .config
-            .keys()
-            .filter_map(|key| key.strip_prefix("net"));
-        let nics: Map<String, Value> = counters
-            .map(|n| {
-                (
-                    format!("tap{}i{n}", guest.vmid),
-                    json!({"netin": 0, "netout": 0}),
-                )
-            })
-            .collect();
-        if !nics.is_empty() {
-            put("nics", Value::Object(nics));
-        }
-        put("balloon", json!(guest.memory()));
-        put(
-            "ballooninfo",
-            json!({"actual": guest.memory(), "max_mem": guest.memory()}),
-        );
-        put("proxmox-support", json!({}));
-        let qemu = call.cluster.qemu_version(&guest.node);
-        put("running-machine", json!(running_machine(guest, &qemu)));
-        put("running-qemu", json!(qemu));
-        let stats: Map<String, Value> = guest
-            .drives()
-            .filter(|(key, value)| {
-                !key.starts_with("tpm") && (!is_cdrom(value) || value.contains(':'))
-            })
-            .map(|(key, _)| (key.clone(), block_statistics()))
-            .collect();
-        if !stats.is_empty() {
-            put("blockstat", Value::Object(stats));
-        }
+    if guest.config.contains_key("vga") {
+        put("clipboard", Value::Null);
     }
+    add_process(call, guest, &mut row);
     Ok(Value::Object(row))
+}
+
+/// Adds what only a running QEMU can say.
+fn add_process(call: &Call<'_>, guest: &Guest, row: &mut Map<String, Value>) {
+    if guest.run.is_none() {
+        return;
+    }
+    let mut put = |key: &str, value: Value| {
+        row.insert(key.to_owned(), value);
+    };
+    let counters = guest
+        .config
+        .keys()
+        .filter_map(|key| key.strip_prefix("net"));
+    let nics: Map<String, Value> = counters
+        .map(|n| {
+            (
+                format!("tap{}i{n}", guest.vmid),
+                json!({"netin": 0, "netout": 0}),
+            )
+        })
+        .collect();
+    if !nics.is_empty() {
+        put("nics", Value::Object(nics));
+    }
+    put("balloon", json!(guest.memory()));
+    put(
+        "ballooninfo",
+        json!({"actual": guest.memory(), "max_mem": guest.memory()}),
+    );
+    put("proxmox-support", json!({}));
+    let qemu = call.cluster.qemu_version(&guest.node);
+    put("running-machine", json!(running_machine(guest, &qemu)));
+    put("running-qemu", json!(qemu));
+    let stats: Map<String, Value> = guest
+        .drives()
+        .filter(|(key, _)| !key.starts_with("tpm"))
+        .map(|(key, _)| (key.clone(), block_statistics()))
+        .collect();
+    if !stats.is_empty() {
+        put("blockstat", Value::Object(stats));
+    }
 }
 
 fn running_machine(guest: &Guest, qemu: &str) -> String {

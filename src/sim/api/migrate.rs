@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::check::parse_size;
 use super::{Call, Reply};
 use crate::pve::drive::DriveKey;
 use crate::sim::world::guest::{is_cdrom, option_of, volume_of};
@@ -37,9 +38,8 @@ pub(super) fn preconditions(call: &mut Call<'_>) -> Reply {
         if release >= (9, 0) {
             disk["is_cloudinit"] = json!(u8::from(volume.contains("-cloudinit")));
         }
-        let looked = call.cluster.look_at_volume(name, &guest.node)?;
-        if let Some(facts) = looked.and_then(|volume| volume.facts) {
-            disk["size"] = json!(facts.size);
+        if let Some(size) = option_of(value, "size").and_then(parse_size) {
+            disk["size"] = json!(size);
         }
         disks.push(disk);
     }

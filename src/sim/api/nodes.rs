@@ -108,7 +108,7 @@ pub(super) fn network(call: &mut Call<'_>) -> Reply {
     if wanted.is_none_or(|kind| kind == "eth") {
         rows.push(json!({
             "iface": "eno1", "type": "eth", "method": "manual", "method6": "manual", "families": ["inet"],
-            "active": 1, "exists": 1, "priority": 3,
+            "active": 1, "exists": 1,
         }));
     }
     if wanted.is_none_or(|kind| {

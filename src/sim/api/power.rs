@@ -156,7 +156,11 @@ fn can_start(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), 
     let modern = cluster.release() >= (9, 0);
     for (key, value) in guest.drives() {
         let volume = volume_of(value);
-        if matches!(volume, "none" | "cdrom") || volume.starts_with('/') {
+        if volume == "cdrom" {
+            // There is no physical drive in a simulated node.
+            return Err("start failed: QEMU exited with code 1".to_owned());
+        }
+        if volume == "none" || volume.starts_with('/') {
             continue;
         }
         let name = cluster.parse_volume(volume)?;
@@ -324,4 +328,73 @@ pub(super) fn shutdown(call: &mut Call<'_>) -> Reply {
         Some(Ok(()))
     });
     Ok(begin(call, "qmshutdown", "stopped", work))
+}
+
+/// Returns the order for a VM that must be running.
+fn order_for_running(call: &Call<'_>) -> Result<Order, Refusal> {
+    let order = order(call)?;
+    match call.guest()?.run {
+        Some(_) => Ok(order),
+        None => Err(Refusal::died(format!("VM {} not running", order.vmid))),
+    }
+}
+
+/// Sets QEMU's word for a running VM, as pausing and resuming do.
+fn set_qmp_status(call: &mut Call<'_>, kind: &str, order: Order, status: &'static str) -> Value {
+    let id = order.vmid.to_string();
+    call.start_task(
+        kind,
+        &id,
+        Box::new(move |stage| match take_lock(stage, &order) {
+            Some(Ok(())) => {
+                let guest = stage.cluster.guests.get_mut(&order.vmid)?;
+                if let Some(run) = &mut guest.run {
+                    run.qmp_status = status.to_owned();
+                }
+                Some(Ok(()))
+            }
+            other => other,
+        }),
+    )
+}
+
+/// `POST status/reset`.
+pub(super) fn reset(call: &mut Call<'_>) -> Reply {
+    let order = order_for_running(call)?;
+    Ok(set_qmp_status(call, "qmreset", order, "running"))
+}
+
+/// `POST status/suspend`: pauses. Hibernating to disk is not simulated.
+pub(super) fn suspend(call: &mut Call<'_>) -> Reply {
+    let order = order_for_running(call)?;
+    if call.flag("todisk") {
+        return Err(Refusal::died("hibernating is not simulated"));
+    }
+    Ok(set_qmp_status(call, "qmpause", order, "paused"))
+}
+
+/// `POST status/resume`.
+pub(super) fn resume(call: &mut Call<'_>) -> Reply {
+    let order = order_for_running(call)?;
+    Ok(set_qmp_status(call, "qmresume", order, "running"))
+}
+
+/// `POST status/reboot`: down and up again, as soon as the guest obeys.
+pub(super) fn reboot(call: &mut Call<'_>) -> Reply {
+    let order = order_for_running(call)?;
+    let timeout = Duration::from_secs(order.timeout.unwrap_or(60));
+    let id = order.vmid.to_string();
+    let work: Work = Box::new(move |stage| {
+        match take_lock(stage, &order) {
+            Some(Ok(())) => {}
+            other => return other,
+        }
+        let guest = stage.cluster.guests.get(&order.vmid)?;
+        if !guest.ignores_shutdown && stage.elapsed >= Duration::from_millis(guest.shutdown) {
+            end(stage, order.vmid, false);
+            return Some(launch(stage, &order.node, order.vmid));
+        }
+        (stage.elapsed > timeout).then(|| Err("VM quit/powerdown failed - got timeout".to_owned()))
+    });
+    Ok(call.start_task("qmreboot", &id, work))
 }

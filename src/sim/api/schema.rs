@@ -633,7 +633,48 @@ pub const ENDPOINTS: &[Endpoint] = &[
             boolean("keepActive"),
         ],
     ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/reset",
+        POWER_VM,
+        &[NODE, VMID, SKIPLOCK],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/suspend",
+        Access::Any("/vms/{vmid}", &["VM.PowerMgmt"]),
+        &[
+            NODE,
+            VMID,
+            SKIPLOCK,
+            boolean("todisk"),
+            text("statestorage"),
+        ],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/resume",
+        POWER_VM,
+        &[NODE, VMID, SKIPLOCK, boolean("nocheck")],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/reboot",
+        POWER_VM,
+        &[NODE, VMID, TIMEOUT],
+    ),
     endpoint("GET", "/nodes/{node}/lxc", Access::User, &[NODE]),
+    endpoint(
+        "GET",
+        "/nodes/{node}/lxc/{vmid}/config",
+        AUDIT_VM,
+        &[
+            NODE,
+            VMID,
+            boolean("current"),
+            text("snapshot").longest(40).format(Format::ConfigId),
+        ],
+    ),
     endpoint(
         "GET",
         "/storage",

@@ -47,7 +47,9 @@ fn settings(call: &Call<'_>, storage: &StorageSpec) -> Value {
         row["nodes"] = json!(storage.nodes.join(","));
     }
     for (key, value) in &storage.extra {
-        row[key] = json!(value);
+        row[key] = value
+            .parse::<i64>()
+            .map_or(json!(value), |number| json!(number));
     }
     row
 }
@@ -101,7 +103,8 @@ pub(super) fn of_node(call: &mut Call<'_>) -> Reply {
         let on_target = call
             .text("target")
             .is_none_or(|node| call.cluster.storage_serves(storage, node));
-        let shown = !call.flag("enabled") || call.cluster.storage_serves(storage, &call.node);
+        let active = call.cluster.storage_serves(storage, &call.node) && !storage.unmounted;
+        let shown = !call.flag("enabled") || active;
         if !may_use(call, storage) || !holds || !named || !on_target || !shown {
             continue;
         }
@@ -163,8 +166,17 @@ pub(super) fn content(call: &mut Call<'_>) -> Reply {
         });
         if let Some(owner) = volume.name.owner {
             row["vmid"] = json!(owner);
-            row["used"] = number(volume.used);
             row["parent"] = Value::Null;
+            if storage.kind == "zfspool" {
+                row["name"] = json!(volume.name.file);
+            } else {
+                row["used"] = number(volume.used);
+            }
+        }
+        if storage.kind == "zfspool"
+            && let Some(row) = row.as_object_mut()
+        {
+            row.remove("ctime");
         }
         rows.push(row);
     }
@@ -219,7 +231,9 @@ pub(super) fn allocate(call: &mut Call<'_>) -> Reply {
     };
     let by_name = images::format_of(&file);
     let format = call.text("format").or(by_name).unwrap_or("raw").to_owned();
+    let zfs = call.cluster.storage(&id)?.kind == "zfspool";
     let file = match by_name {
+        _ if zfs => file,
         Some(named) if named != format => {
             return Err(Refusal::param(
                 "format",

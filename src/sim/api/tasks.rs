@@ -154,7 +154,7 @@ pub(super) fn of_node(call: &mut Call<'_>) -> Reply {
         })
         .collect();
     let total = tasks.len();
-    call.total = Some(total);
+    call.total = (total > 0).then_some(total);
     Ok(json!(rows))
 }
 

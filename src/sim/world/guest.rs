@@ -120,7 +120,10 @@ pub fn is_cdrom(value: &str) -> bool {
 /// Returns the guest a volume belongs to by its name.
 pub fn owner_of(volid: &str) -> Option<u32> {
     let (_, name) = volid.split_once(':')?;
-    name.split_once('/')?.0.parse().ok()
+    match name.split_once('/') {
+        Some((owner, _)) => owner.parse().ok(),
+        None => super::storage::owner_in_name(name),
+    }
 }
 
 /// Tells whether a key is a slot for a disk that is attached (not `unusedN`).
@@ -363,6 +366,22 @@ impl Guest {
                     row.insert(format!("pressure{what}{how}"), json!(0));
                 }
             }
+        }
+        if release >= (9, 2) {
+            row.remove("diskread");
+            row.remove("diskwrite");
+        }
+        let balloon = self
+            .config
+            .get("balloon")
+            .and_then(|n| n.parse::<u64>().ok());
+        if let Some(balloon) = balloon.filter(|balloon| *balloon > 0) {
+            let shares = self
+                .config
+                .get("shares")
+                .and_then(|n| n.parse::<u64>().ok());
+            row.insert("balloon_min".to_owned(), json!(balloon << 20));
+            row.insert("shares".to_owned(), json!(shares.unwrap_or(1000)));
         }
         if self.container {
             row.insert("type".to_owned(), json!("lxc"));

@@ -230,14 +230,27 @@ impl Cluster {
         any.iter().any(|privilege| has.contains(privilege))
     }
 
-    /// Returns the paths that have an entry of their own for somebody.
-    pub fn acl_paths(&self, who: &Identity) -> BTreeSet<String> {
-        let Some(user) = self.users.get(&who.user) else {
-            return BTreeSet::new();
+    /// Returns the paths that have an entry of their own for anybody.
+    pub fn acl_paths(&self) -> BTreeSet<String> {
+        let of = |user: &User| {
+            let tokens = user
+                .tokens
+                .iter()
+                .flat_map(|token| token.acl.keys().cloned());
+            user.acl.keys().cloned().chain(tokens).collect::<Vec<_>>()
         };
-        let token = who.token.as_ref().and_then(|name| token(user, name));
-        let own = token.map(|token| token.acl.keys()).into_iter().flatten();
-        user.acl.keys().chain(own).cloned().collect()
+        self.users.values().flat_map(of).collect()
+    }
+
+    /// Removes what anybody had on a guest that is gone.
+    pub fn forget_rights(&mut self, vmid: u32) {
+        let path = format!("/vms/{vmid}");
+        for user in self.users.values_mut() {
+            user.acl.remove(&path);
+            for token in &mut user.tokens {
+                token.acl.remove(&path);
+            }
+        }
     }
 }
 

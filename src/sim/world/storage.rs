@@ -27,6 +27,7 @@ impl VolumeName {
     /// Returns the volume's id.
     pub fn volid(&self) -> String {
         match self.owner {
+            Some(_) if format_of(&self.file).is_none() => format!("{}:{}", self.storage, self.file),
             Some(owner) => format!("{}:{owner}/{}", self.storage, self.file),
             None => format!("{}:{}/{}", self.storage, self.content, self.file),
         }
@@ -76,6 +77,12 @@ impl Cluster {
         root.join(storage.path.trim_start_matches('/'))
     }
 
+    /// Returns the directory of a pool's device files; a file there stands for each zvol.
+    fn zfs_devices(&self, storage: &StorageSpec, node: &str) -> PathBuf {
+        let pool = storage.extra.get("pool").map_or("rpool", String::as_str);
+        self.directory.join(node).join("dev/zvol").join(pool)
+    }
+
     /// Tells whether a storage is there for a node: enabled and not bound to others.
     pub fn storage_serves(&self, storage: &StorageSpec, node: &str) -> bool {
         !storage.disabled
@@ -112,6 +119,18 @@ impl Cluster {
             .split_once(':')
             .ok_or_else(|| format!("unable to parse volume ID '{volid}'"))?;
         self.storage(storage)?;
+        if self.storage(storage)?.kind == "zfspool" {
+            let owner = owner_in_name(name).filter(|_| !name.contains('/'));
+            return match owner {
+                Some(owner) => Ok(VolumeName {
+                    storage: storage.to_owned(),
+                    content: "images",
+                    owner: Some(owner),
+                    file: name.to_owned(),
+                }),
+                None => Err(format!("unable to parse zfs volume name '{name}'")),
+            };
+        }
         let wrong = || format!("unable to parse directory volume name '{name}'");
         let (first, rest) = name.split_once('/').ok_or_else(wrong)?;
         if rest.is_empty() || rest.split('/').any(|part| part == ".." || part.is_empty()) {
@@ -142,6 +161,9 @@ impl Cluster {
     /// Returns the file of a volume on a node.
     pub fn volume_path(&self, name: &VolumeName, node: &str) -> Result<PathBuf, String> {
         let storage = self.storage(&name.storage)?;
+        if storage.kind == "zfspool" {
+            return Ok(self.zfs_devices(storage, node).join(&name.file));
+        }
         let root = self.storage_path(storage, node);
         Ok(match (name.content, name.owner) {
             ("images", Some(owner)) => root.join("images").join(owner.to_string()).join(&name.file),
@@ -170,6 +192,13 @@ impl Cluster {
 
     /// Lists the volumes of a storage on a node.
     pub fn volumes(&self, storage: &StorageSpec, node: &str) -> Vec<Volume> {
+        if storage.kind == "zfspool" {
+            let names = entries(&self.zfs_devices(storage, node)).into_iter();
+            return names
+                .filter_map(|(name, _)| self.parse_volume(&format!("{}:{name}", storage.id)).ok())
+                .filter_map(|name| self.look_at_volume(name, node).ok().flatten())
+                .collect();
+        }
         let root = self.storage_path(storage, node);
         let holds = |what: &str| storage.content.split(',').any(|word| word == what);
         let mut names = Vec::new();
@@ -236,7 +265,10 @@ impl Cluster {
             storage: storage.id.clone(),
             content: "images",
             owner: Some(vmid),
-            file: format!("vm-{vmid}-disk-{number}.{format}"),
+            file: match storage.kind.as_str() {
+                "zfspool" => format!("vm-{vmid}-disk-{number}"),
+                _ => format!("vm-{vmid}-disk-{number}.{format}"),
+            },
         }
     }
 
@@ -281,6 +313,12 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Returns the owner in a name such as `vm-100-disk-0`.
+pub(super) fn owner_in_name(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix("vm-").or(name.strip_prefix("base-"))?;
+    rest.split('-').next()?.parse().ok()
 }
 
 fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
