@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../tests/support/not_run.rs"]
-mod support;
-
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
@@ -28,7 +25,7 @@ fn sshd() -> Option<PathBuf> {
     if path.exists() && keygen {
         return Some(path);
     }
-    support::not_run(
+    crate::not_run::not_run(
         "hosts of the simulation by OpenSSH",
         "openssh-server is not installed",
     );
@@ -38,7 +35,7 @@ fn sshd() -> Option<PathBuf> {
 fn has_ssh() -> bool {
     let found = Path::new("/usr/bin/ssh").exists();
     if !found {
-        support::not_run(
+        crate::not_run::not_run(
             "hosts of the simulation with OpenSSH's client",
             "openssh-client is not installed",
         );
