@@ -71,6 +71,7 @@ impl Fixture {
     fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("/usr/bin/ssh");
         ssh.args([
+            "-q",
             "-F",
             "/dev/null",
             "-o",
@@ -188,12 +189,12 @@ async fn openssh_answers_like_a_shell() {
     }
 }
 
-async fn returns_what_it_was_sent(server: Server, slow: bool) {
+async fn returns_what_it_was_sent(server: Server, mebibytes: usize, slow: bool) {
     if !has_ssh() {
         return;
     }
     let fixture = Fixture::start(server).await;
-    let sent = noise(200 << 20, 1);
+    let sent = noise(mebibytes << 20, 1);
     let expected = blake3::hash(&sent);
     let mut child = fixture
         .ssh("cat")
@@ -219,18 +220,18 @@ async fn returns_what_it_was_sent(server: Server, slow: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_server_returns_what_it_was_sent() {
-    returns_what_it_was_sent(Server::Embedded, false).await;
+    returns_what_it_was_sent(Server::Embedded, 200, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_server_waits_for_a_slow_client() {
-    returns_what_it_was_sent(Server::Embedded, true).await;
+    returns_what_it_was_sent(Server::Embedded, 120, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_returns_what_it_was_sent() {
     if let Some(sshd) = sshd() {
-        returns_what_it_was_sent(Server::OpenSsh(sshd), false).await;
+        returns_what_it_was_sent(Server::OpenSsh(sshd), 40, false).await;
     }
 }
 
