@@ -23,3 +23,8 @@ pub mod report;
 pub mod sim;
 pub mod transfer;
 pub mod units;
+
+/// What a test could not do here; shared with the tests outside.
+#[cfg(test)]
+#[path = "../tests/support/not_run.rs"]
+mod not_run;

@@ -122,7 +122,13 @@ impl SimHost {
     /// Must be called within a tokio runtime that outlives the host. Host keys are kept in the host's directory
     /// (`ssh_host_ed25519_key`), so a host that is started again in the same directory is the same host on another
     /// port.
-    pub async fn start(settings: HostSettings) -> Result<SimHost, HostError> {
+    pub async fn start(mut settings: HostSettings) -> Result<SimHost, HostError> {
+        // sshd insists on it, and commands run elsewhere.
+        settings.directory =
+            std::path::absolute(&settings.directory).map_err(|source| HostError::File {
+                path: settings.directory.clone(),
+                source,
+            })?;
         let user = current_user();
         let key_path = settings.directory.join("ssh_host_ed25519_key");
         let (address, running, public) = match &settings.server {

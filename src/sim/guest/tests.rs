@@ -1,8 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../tests/support/not_run.rs"]
-mod support;
-
 use super::*;
 
 use proptest::prelude::*;
@@ -171,7 +168,7 @@ fn what_cannot_work_is_refused() {
 #[test]
 fn qemu_agrees_with_a_qcow2_image_of_ours() {
     if Command::new("qemu-img").arg("--version").output().is_err() {
-        support::not_run(
+        crate::not_run::not_run(
             "images of the simulation against qemu-img",
             "qemu-utils is not installed",
         );

@@ -38,33 +38,45 @@ const STDERR: u32 = 1;
 /// The process groups that run now, so that the end of a host is the end of them all.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    leaders: Mutex<BTreeSet<i32>>,
+    state: Mutex<GroupsState>,
+}
+
+#[derive(Debug, Default)]
+struct GroupsState {
+    leaders: BTreeSet<i32>,
+    over: bool,
 }
 
 impl Groups {
-    fn leaders(&self) -> MutexGuard<'_, BTreeSet<i32>> {
-        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, GroupsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a group that was started.
+    /// Adds a group that was started. One that comes too late is killed at once.
     pub(super) fn add(&self, leader: i32) {
-        self.leaders().insert(leader);
+        let mut state = self.state();
+        state.leaders.insert(leader);
+        if state.over {
+            signal_group(leader, Signal::KILL);
+        }
     }
 
     fn forget(&self, leader: i32) {
-        self.leaders().remove(&leader);
+        self.state().leaders.remove(&leader);
     }
 
-    /// Kills them all. Meant to be called when no more can be started.
+    /// Kills them all, and those that are added later.
     pub(super) fn kill(&self) {
-        for leader in self.leaders().iter() {
+        let mut state = self.state();
+        state.over = true;
+        for leader in &state.leaders {
             signal_group(*leader, Signal::KILL);
         }
     }
 
     /// Sends a signal to a group, unless it is gone.
     fn signal(&self, leader: i32, signal: Signal) {
-        if self.leaders().contains(&leader) {
+        if self.state().leaders.contains(&leader) {
             signal_group(leader, signal);
         }
     }

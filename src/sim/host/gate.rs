@@ -58,6 +58,7 @@ struct State {
     reader: Option<Waker>,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Pace {
     Free,
     Wait,
@@ -273,4 +274,52 @@ fn peer_has_left(stream: &TcpStream) -> bool {
         )
     });
     !held
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn check(queued: usize, starving: bool, expected: Pace) {
+        let gate = Arc::new(Gate::default());
+        let starved = starving.then(|| gate.starve());
+        gate.queued(queued);
+        assert_eq!(gate.pace(Waker::noop()), expected, "{queued} {starving}");
+        drop(starved);
+        // What was queued and taken leaves nothing, in whichever order it is counted.
+        gate.taken(10);
+        gate.taken(queued);
+        gate.queued(10);
+        assert_eq!(gate.pace(Waker::noop()), Pace::Free);
+        gate.close();
+        assert_eq!(gate.pace(Waker::noop()), Pace::Closed);
+    }
+
+    #[test]
+    fn a_connection_is_read_as_far_as_its_output_needs_it() {
+        check(0, false, Pace::Free);
+        check(COMFORT - 2 * MESSAGE, false, Pace::Free);
+        check(COMFORT, false, Pace::Wait);
+        check(BREAKING, false, Pace::Wait);
+        check(COMFORT, true, Pace::Free);
+        check(STRETCH, true, Pace::Trickle(TRICKLE));
+        check(STRETCH + STEP, true, Pace::Trickle(TRICKLE * 2));
+        check(BREAKING - 2 * MESSAGE, true, Pace::Trickle(TRICKLE * 2048));
+        check(BREAKING, true, Pace::Overflow);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_left_is_noticed_behind_its_data() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        assert!(!peer_has_left(&server));
+        client.set_nonblocking(true).unwrap();
+        // Until nothing more fits, so that its end of file has no way here.
+        while std::io::Write::write(&mut &client, &[0; 65536]).is_ok() {}
+        assert!(!peer_has_left(&server));
+        drop(client);
+        assert!(peer_has_left(&server));
+    }
 }

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../tests/support/not_run.rs"]
-mod support;
-
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
@@ -28,7 +25,7 @@ fn sshd() -> Option<PathBuf> {
     if path.exists() && keygen {
         return Some(path);
     }
-    support::not_run(
+    crate::not_run::not_run(
         "hosts of the simulation by OpenSSH",
         "openssh-server is not installed",
     );
@@ -38,7 +35,7 @@ fn sshd() -> Option<PathBuf> {
 fn has_ssh() -> bool {
     let found = Path::new("/usr/bin/ssh").exists();
     if !found {
-        support::not_run(
+        crate::not_run::not_run(
             "hosts of the simulation with OpenSSH's client",
             "openssh-client is not installed",
         );
@@ -74,6 +71,7 @@ impl Fixture {
     fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("/usr/bin/ssh");
         ssh.args([
+            "-q",
             "-F",
             "/dev/null",
             "-o",
@@ -191,12 +189,12 @@ async fn openssh_answers_like_a_shell() {
     }
 }
 
-async fn returns_what_it_was_sent(server: Server, slow: bool) {
+async fn returns_what_it_was_sent(server: Server, mebibytes: usize, slow: bool) {
     if !has_ssh() {
         return;
     }
     let fixture = Fixture::start(server).await;
-    let sent = noise(200 << 20, 1);
+    let sent = noise(mebibytes << 20, 1);
     let expected = blake3::hash(&sent);
     let mut child = fixture
         .ssh("cat")
@@ -222,18 +220,18 @@ async fn returns_what_it_was_sent(server: Server, slow: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_server_returns_what_it_was_sent() {
-    returns_what_it_was_sent(Server::Embedded, false).await;
+    returns_what_it_was_sent(Server::Embedded, 200, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_server_waits_for_a_slow_client() {
-    returns_what_it_was_sent(Server::Embedded, true).await;
+    returns_what_it_was_sent(Server::Embedded, 120, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_returns_what_it_was_sent() {
     if let Some(sshd) = sshd() {
-        returns_what_it_was_sent(Server::OpenSsh(sshd), false).await;
+        returns_what_it_was_sent(Server::OpenSsh(sshd), 40, false).await;
     }
 }
 
