@@ -3,8 +3,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Origin;
+use crate::plan::VolumePlan;
 use crate::plan::sample::{World, config, id, place, section, summary};
-use crate::transfer::{Route, Tool};
+use crate::transfer::{Format, Route, Tool};
 
 fn copies(world: &World) -> Vec<VolumePlan> {
     let decision = world.decide();
