@@ -73,7 +73,7 @@ pub fn decide(
     verdicts.extend(check::request::named_twice(request));
     verdicts.extend(check::request::target_node(request, target));
     if !request.skip_disks {
-        for id in deciding.storages_in_use() {
+        for id in storages_in_use(request, existing) {
             verdicts.extend(check::request::target_storage(request, target, &id));
             verdicts.extend(check::request::target_section(target, &id));
         }
@@ -150,14 +150,6 @@ struct Draft {
 }
 
 impl<'a> Deciding<'a> {
-    fn storages_in_use(&self) -> BTreeSet<StorageId> {
-        let mapped = self.request.storages.values();
-        std::iter::once(&self.request.storage)
-            .chain(mapped)
-            .cloned()
-            .collect()
-    }
-
     fn storage_for(&self, key: DriveKey) -> &'a StorageId {
         let request = self.request;
         request.storages.get(&key).unwrap_or(&request.storage)
@@ -411,6 +403,21 @@ fn set(draft: &mut Draft, key: DriveKey, value: DriveValue) {
     });
 }
 
+/// Returns the target's storages a request is about: those that are named, and those where an earlier move began.
+pub fn storages_in_use(request: &MoveRequest, existing: &ExistingMoves) -> BTreeSet<StorageId> {
+    let recorded = request
+        .guests
+        .iter()
+        .filter_map(|name| existing.get(name))
+        .flat_map(|began| began.mark.volumes.values())
+        .map(|volid| &volid.storage);
+    std::iter::once(&request.storage)
+        .chain(request.storages.values())
+        .chain(recorded)
+        .cloned()
+        .collect()
+}
+
 /// Returns the sections whose hosts must be asked, with the VMIDs whose files matter there.
 ///
 /// The target's VMIDs are the suggestions, the operator's own, and those of earlier moves.
@@ -435,8 +442,8 @@ pub fn hosts_to_ask(
     let mut vmids: BTreeSet<Vmid> = target.free_vmids.iter().copied().collect();
     vmids.extend(request.target_vmid);
     vmids.extend(existing.values().map(|began: &Existing| began.target.vmid));
-    for id in std::iter::once(&request.storage).chain(request.storages.values()) {
-        if let Some(Ok(section)) = target.sections.get(id) {
+    for id in storages_in_use(request, existing) {
+        if let Some(Ok(section)) = target.sections.get(&id) {
             ask.entry(HostKey::of(section)).or_default().extend(&vmids);
         }
     }

@@ -257,6 +257,36 @@ fn a_drive_added_since_an_earlier_move_gets_a_new_volume() {
 }
 
 #[test]
+fn an_earlier_move_goes_on_where_it_began() {
+    let mut world = World::new();
+    world.began(&[("virtio0", "old:140/vm-140-disk-0.qcow2")]);
+    assert_eq!(world.codes(), ["!storage-missing", "storage-recorded"]);
+    let old = section("banana", "old", "node2.banana.example", "/old/images");
+    let mut storage = world.target.storages[0].clone();
+    storage.id = id("old");
+    world.target.storages.push(storage);
+    let ask = |world: &World| {
+        hosts_to_ask(
+            &world.request,
+            &world.source,
+            &world.target,
+            &world.existing,
+        )
+        .len()
+    };
+    assert_eq!(ask(&world), 2);
+    world.target.sections.insert(id("old"), Ok(old.clone()));
+    assert_eq!(ask(&world), 3);
+    let host = world.host("banana").clone();
+    world.hosts.insert(HostKey::of(&old), host);
+    assert_eq!(world.codes(), ["storage-recorded"]);
+    assert_eq!(
+        copies(&world)[0].target_path,
+        "/old/images/140/vm-140-disk-0.qcow2"
+    );
+}
+
+#[test]
 fn the_state_of_a_tpm_becomes_raw_for_older_targets() {
     let mut world = World::of("tpmstate0: san:565/t.qcow2,version=v2.0\nboot: order=net0");
     assert_eq!(copies(&world)[0].target_format, Format::Qcow2);

@@ -8,7 +8,7 @@ use crate::plan::facts::{HostFacts, HostKey, VolumeFacts, WantedGuest};
 use crate::plan::translate::drives::{self, Sparse};
 use crate::plan::translate::schema::Fit;
 use crate::plan::{ConfigNote, Verdict, VolumePlan, check, route};
-use crate::pve::drive::{Drive, DriveKey};
+use crate::pve::drive::Drive;
 use crate::pve::id::{StorageId, Vmid, Volid};
 use crate::pve::inventory::Volume;
 use crate::transfer::Format;
@@ -39,9 +39,19 @@ impl<'a> Deciding<'a> {
         draft.verdicts.extend(check::volumes::all(
             name, cluster, guest, key, volid, facts, hosts,
         ));
-        let ready = self.ready(key, facts)?;
         let began = self.existing.get(name);
         let recorded = began.and_then(|began| began.mark.volumes.get(&key));
+        let wanted = self.storage_for(key);
+        let storage = recorded.map_or(wanted, |volid| &volid.storage);
+        if storage != wanted {
+            draft.verdicts.push(Verdict::warn(
+                name,
+                "storage-recorded",
+                format!("{key}: its move began towards storage {storage}, and goes on there, not on {wanted}"),
+                "to begin anew on the other storage, 'proxmove abort' it first",
+            ));
+        }
+        let ready = self.ready(storage, facts)?;
         if began.is_none() {
             let demand = self.demands.entry(ready.storage.clone()).or_default();
             demand.add(ready.volume.used, ready.volume.size);
@@ -111,11 +121,10 @@ impl<'a> Deciding<'a> {
     }
 
     /// Returns what planning a volume starts from; `None` when something is missing, which has its own verdict.
-    fn ready<'b>(&self, key: DriveKey, facts: &'b VolumeFacts) -> Option<Ready<'b>>
+    fn ready<'b>(&self, storage: &StorageId, facts: &'b VolumeFacts) -> Option<Ready<'b>>
     where
         'a: 'b,
     {
-        let storage = self.storage_for(key);
         let target = self.target;
         Some(Ready {
             volume: facts.volume.as_ref().ok()?,
