@@ -2,27 +2,27 @@
 //!
 //! Pure. It chooses VMIDs, volume names, formats, engines and routes, and collects every verdict. It never refuses by
 //! itself without saying so in a [`Verdict`], and never forgets a drive silently: a drive that cannot be planned has a
-//! verdict. With an earlier move's mark the recorded VMID and volumes are used again. Read next: `show.rs`.
+//! verdict. With an earlier move's mark the recorded VMID and volumes are used again. Read next: `decide/volume.rs` (one
+//! volume), `show.rs`.
+
+#[cfg(test)]
+mod tests;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{StorageConfig, StoragePath};
 use crate::plan::check::{self, hosts::Side, space::Demand};
 use crate::plan::facts::{
-    Existing, ExistingMoves, HostFacts, HostKey, Hosts, SourceFacts, TargetFacts, VolumeFacts,
-    WantedGuest,
+    Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
-use crate::plan::translate::drives::{self, DriveValue, Sparse};
-use crate::plan::translate::schema::Fit;
+use crate::plan::translate::drives::{self, DriveValue};
 use crate::plan::translate::{Input, translate};
 use crate::plan::{
-    ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, VolumePlan,
-    rights, route,
+    ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, rights,
 };
 use crate::pve::drive::{Bus, Drive, DriveKey, DriveSource};
 use crate::pve::guest::{GuestKind, GuestRef, Power};
-use crate::pve::id::{PoolId, StorageId, Vmid, Volid};
-use crate::transfer::Format;
+use crate::pve::id::{PoolId, StorageId, Vmid};
 
 /// What was decided.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub fn decide(
     verdicts.extend(check::request::named_twice(request));
     verdicts.extend(check::request::target_node(request, target));
     if !request.skip_disks {
-        for id in deciding.storages_in_use() {
+        for id in storages_in_use(request, existing) {
             verdicts.extend(check::request::target_storage(request, target, &id));
             verdicts.extend(check::request::target_section(target, &id));
         }
@@ -150,14 +150,6 @@ struct Draft {
 }
 
 impl<'a> Deciding<'a> {
-    fn storages_in_use(&self) -> BTreeSet<StorageId> {
-        let mapped = self.request.storages.values();
-        std::iter::once(&self.request.storage)
-            .chain(mapped)
-            .cloned()
-            .collect()
-    }
-
     fn storage_for(&self, key: DriveKey) -> &'a StorageId {
         let request = self.request;
         request.storages.get(&key).unwrap_or(&request.storage)
@@ -399,165 +391,6 @@ impl<'a> Deciding<'a> {
             });
         }
     }
-
-    fn volume(
-        &mut self,
-        name: &str,
-        guest: &WantedGuest,
-        drive: &Drive,
-        volid: &Volid,
-        vmid: Vmid,
-        draft: &mut Draft,
-    ) -> Option<VolumePlan> {
-        let key = drive.key;
-        let Some(facts) = guest.volumes.get(&key) else {
-            draft.verdicts.push(Verdict::refuse(
-                name,
-                "volume-unreadable",
-                format!("{key}: {volid} was not examined"),
-                "run the command again",
-            ));
-            return None;
-        };
-        let cluster = &self.source.alias;
-        let hosts = self.hosts;
-        draft.verdicts.extend(check::volumes::all(
-            name, cluster, guest, key, volid, facts, hosts,
-        ));
-        let ready = self.ready(key, facts)?;
-        let began = self.existing.get(name);
-        let recorded = began.and_then(|began| began.mark.volumes.get(&key));
-        if began.is_none() {
-            let demand = self.demands.entry(ready.storage.clone()).or_default();
-            demand.add(ready.volume.used, ready.volume.size);
-        }
-        let source_format = route::format(&ready.volume.format)?;
-        let target_format = match recorded {
-            Some(volid) => format_of(volid).unwrap_or(source_format),
-            None => route::target_format(key, source_format, self.target.release),
-        };
-        let impossible = |why: route::Impossible| {
-            Verdict::refuse(name, why.code, format!("{key}: {}", why.reason), why.remedy)
-        };
-        if let Err(why) = route::engine(ready.source, ready.target) {
-            draft.verdicts.push(impossible(why));
-            return None;
-        }
-        let source_host = self.host(Side::Source, ready.source);
-        let target_host = self.host(Side::Target, ready.target);
-        let (source_host, target_host) = (source_host?, target_host?);
-        let chosen = route::tool(source_host, target_host, source_format != target_format)
-            .and_then(|(tool, tool_because)| {
-                let (route, route_because) =
-                    route::route(self.request.route, tool, source_host, ready.target)?;
-                Ok((tool, route, format!("{route_because}; {tool_because}")))
-            });
-        let (tool, route, because) = match chosen {
-            Ok(chosen) => chosen,
-            Err(why) => {
-                draft.verdicts.push(impossible(why));
-                return None;
-            }
-        };
-        if source_format != target_format {
-            draft.changes.push(ConfigNote {
-                key: key.to_string(),
-                action: "changed",
-                reason: format!(
-                    "becomes {}, which this release of the target needs",
-                    route::extension(target_format)
-                ),
-            });
-        }
-        let target_volid = match recorded {
-            Some(volid) => volid.clone(),
-            None => self.name_volume(&ready.storage, vmid, target_format, target_host),
-        };
-        let fit = Fit::of(self.target);
-        let attached = drives::attached(name, drive, &target_volid, Sparse::Yes, &fit);
-        draft.changes.extend(attached.notes);
-        draft.verdicts.extend(attached.verdicts);
-        Some(VolumePlan {
-            source: volid.clone(),
-            source_storage: ready.source.clone(),
-            source_path: path_of(ready.source, volid)?,
-            source_format,
-            target_path: path_of(ready.target, &target_volid)?,
-            target: target_volid,
-            target_storage: ready.target.clone(),
-            target_format,
-            size: ready.volume.size,
-            used: ready.volume.used,
-            attach: attached.value,
-            route,
-            tool,
-            because,
-        })
-    }
-
-    /// Returns what planning a volume starts from; `None` when something is missing, which has its own verdict.
-    fn ready<'b>(&self, key: DriveKey, facts: &'b VolumeFacts) -> Option<Ready<'b>>
-    where
-        'a: 'b,
-    {
-        let storage = self.storage_for(key);
-        let target = self.target;
-        Some(Ready {
-            volume: facts.volume.as_ref().ok()?,
-            source: facts.section.as_ref().ok()?,
-            target: target.sections.get(storage)?.as_ref().ok()?,
-            storage: storage.clone(),
-        })
-    }
-
-    /// Returns what a host said, and remembers that it is needed.
-    fn host(&mut self, side: Side, section: &StorageConfig) -> Option<&'a HostFacts> {
-        let key = HostKey::of(section);
-        let hosts = self.hosts;
-        let facts = hosts.get(&key).and_then(|host| host.as_ref().ok());
-        self.used_hosts.insert((side, key));
-        facts
-    }
-
-    /// Returns the volume with the lowest number that neither the storage, its host nor this plan knows.
-    fn name_volume(
-        &mut self,
-        storage: &StorageId,
-        vmid: Vmid,
-        format: Format,
-        host: &HostFacts,
-    ) -> Volid {
-        let names = self.names.entry(storage.clone()).or_default();
-        let files = host.listing.get(&vmid).into_iter().flatten();
-        names.extend(files.map(|file| format!("{vmid}/{file}")));
-        let mut number: u32 = 0;
-        let stem = loop {
-            let stem = format!("{vmid}/vm-{vmid}-disk-{number}");
-            // Proxmox VE counts a number as taken whatever the extension.
-            let taken = names.iter().any(|name| {
-                name.strip_prefix(&stem)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            });
-            if !taken {
-                break stem;
-            }
-            number += 1;
-        };
-        let volname = format!("{stem}.{}", route::extension(format));
-        names.insert(volname.clone());
-        Volid {
-            storage: storage.clone(),
-            volname,
-        }
-    }
-}
-
-/// What planning a volume starts from.
-struct Ready<'a> {
-    volume: &'a crate::pve::inventory::Volume,
-    source: &'a StorageConfig,
-    target: &'a StorageConfig,
-    storage: StorageId,
 }
 
 fn set(draft: &mut Draft, key: DriveKey, value: DriveValue) {
@@ -570,23 +403,19 @@ fn set(draft: &mut Draft, key: DriveKey, value: DriveValue) {
     });
 }
 
-fn format_of(volid: &Volid) -> Option<Format> {
-    volid
-        .volname
-        .rsplit_once('.')
-        .and_then(|(_, word)| route::format(word))
-}
-
-/// Returns a volume's path on its storage's host; `None` where volumes are no files.
-fn path_of(section: &StorageConfig, volid: &Volid) -> Option<String> {
-    match &section.path {
-        StoragePath::Directory(directory) => Some(format!(
-            "{}/{}",
-            directory.trim_end_matches('/'),
-            volid.volname
-        )),
-        StoragePath::Zfs(_) => None,
-    }
+/// Returns the target's storages a request is about: those that are named, and those where an earlier move began.
+pub fn storages_in_use(request: &MoveRequest, existing: &ExistingMoves) -> BTreeSet<StorageId> {
+    let recorded = request
+        .guests
+        .iter()
+        .filter_map(|name| existing.get(name))
+        .flat_map(|began| began.mark.volumes.values())
+        .map(|volid| &volid.storage);
+    std::iter::once(&request.storage)
+        .chain(request.storages.values())
+        .chain(recorded)
+        .cloned()
+        .collect()
 }
 
 /// Returns the sections whose hosts must be asked, with the VMIDs whose files matter there.
@@ -613,13 +442,10 @@ pub fn hosts_to_ask(
     let mut vmids: BTreeSet<Vmid> = target.free_vmids.iter().copied().collect();
     vmids.extend(request.target_vmid);
     vmids.extend(existing.values().map(|began: &Existing| began.target.vmid));
-    for id in std::iter::once(&request.storage).chain(request.storages.values()) {
-        if let Some(Ok(section)) = target.sections.get(id) {
+    for id in storages_in_use(request, existing) {
+        if let Some(Ok(section)) = target.sections.get(&id) {
             ask.entry(HostKey::of(section)).or_default().extend(&vmids);
         }
     }
     ask
 }
-
-#[cfg(test)]
-mod tests;

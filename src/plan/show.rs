@@ -1,9 +1,12 @@
 //! Showing: what `--dry-run` prints, for people and as JSON.
 //!
 //! Pure: from a decision to a text or a value; printing is `report`'s. It shows the very plan that would be carried
-//! out, and decides nothing. Estimates stand on assumptions, which are shown beside them. Read next: `state.rs`.
+//! out, and decides nothing. Estimates stand on assumptions, which are shown beside them. Read next: `show/text.rs`.
 
-use std::fmt::Write as _;
+mod text;
+
+pub use text::text;
+
 use std::time::Duration;
 
 use serde::Serialize;
@@ -179,11 +182,16 @@ pub fn shown(request: &MoveRequest, decision: &Decision) -> Shown {
             .collect(),
         verdicts: verdicts.iter().map(shown_verdict).collect(),
         assumptions: format!(
-            "{} between the hosts, {} from disk, {} % changed between the last pre-copy and the stop, {} to shut down",
+            "{} between the hosts, {} from disk and all of it read {} after the stop, {} % changed between the last \
+             pre-copy and the stop, {} to shut down",
             assumptions.wire,
             assumptions.disk,
+            match request.verify {
+                Verify::Full => "on both sides",
+                Verify::Transfer => "once",
+            },
             assumptions.dirty_percent,
-            time(assumptions.shutdown.as_secs())
+            text::time(assumptions.shutdown.as_secs())
         ),
     }
 }
@@ -294,140 +302,6 @@ fn shown_drive(key: &str, action: &DriveAction) -> ShownDrive {
         },
         DriveAction::Leave => ShownDrive::Leave { drive },
     }
-}
-
-fn time(seconds: u64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
-}
-
-/// Returns the plan as people read it.
-pub fn text(request: &MoveRequest, decision: &Decision) -> String {
-    let shown = shown(request, decision);
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_plan(&mut out, &shown);
-    out
-}
-
-fn write_plan(out: &mut String, plan: &Shown) -> std::fmt::Result {
-    for guest in &plan.guests {
-        write_guest(out, guest)?;
-    }
-    if plan.guests.iter().any(|guest| guest.bytes > 0) {
-        writeln!(out, "Estimates assume {}.\n", plan.assumptions)?;
-    }
-    if !plan.guests.is_empty() {
-        writeln!(
-            out,
-            "Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.\n"
-        )?;
-    }
-    write_verdicts(out, "Refused", "refuse", &plan.verdicts)?;
-    write_verdicts(out, "Warnings", "warn", &plan.verdicts)?;
-    if plan.refused {
-        writeln!(
-            out,
-            "Nothing will be started until what is refused is turned."
-        )
-    } else {
-        writeln!(out, "Nothing forbids this move.")
-    }
-}
-
-fn write_guest(out: &mut String, guest: &ShownGuest) -> std::fmt::Result {
-    let power = if guest.running { "running" } else { "stopped" };
-    writeln!(
-        out,
-        "{}: {} ({power}) -> {}",
-        guest.name, guest.from, guest.to
-    )?;
-    for drive in &guest.drives {
-        write_drive(out, drive)?;
-    }
-    if let Some(pool) = &guest.pool {
-        writeln!(out, "  pool      {pool}")?;
-    }
-    for change in &guest.changes {
-        writeln!(
-            out,
-            "  {:<9} {}: {}",
-            change.key, change.action, change.reason
-        )?;
-    }
-    let copy = format!(
-        "{} in about {}",
-        Bytes(guest.bytes),
-        time(guest.copy_seconds)
-    );
-    let end = match guest.downtime_seconds {
-        Some(downtime) => format!(", downtime about {}", time(downtime)),
-        None => ", no downtime, for it does not run".to_owned(),
-    };
-    writeln!(out, "  copy      {copy}{end}")?;
-    if guest.running && !guest.start {
-        writeln!(out, "  start     it will not be started on the target")?;
-    }
-    writeln!(out)
-}
-
-fn write_drive(out: &mut String, drive: &ShownDrive) -> std::fmt::Result {
-    match drive {
-        ShownDrive::Copy {
-            drive,
-            source,
-            source_format,
-            target,
-            target_format,
-            size,
-            used,
-            engine,
-            route,
-            tool,
-            because,
-            ..
-        } => {
-            let used = match used {
-                Some(used) => format!("{} occupied", Bytes(*used)),
-                None => "occupied bytes unknown".to_owned(),
-            };
-            writeln!(
-                out,
-                "  {drive:<9} {source} ({source_format}, {}, {used}) -> {target} ({target_format})",
-                Bytes(*size)
-            )?;
-            writeln!(
-                out,
-                "            engine {engine}, route {route}, tool {tool}: {because}"
-            )
-        }
-        ShownDrive::Set { drive, value } => writeln!(out, "  {drive:<9} set to {value}"),
-        ShownDrive::Leave { drive } => writeln!(out, "  {drive:<9} left behind"),
-    }
-}
-
-fn write_verdicts(
-    out: &mut String,
-    title: &str,
-    severity: &str,
-    verdicts: &[ShownVerdict],
-) -> std::fmt::Result {
-    let mut chosen = verdicts
-        .iter()
-        .filter(|verdict| verdict.severity == severity)
-        .peekable();
-    if chosen.peek().is_none() {
-        return Ok(());
-    }
-    writeln!(out, "{title}:")?;
-    for verdict in chosen {
-        let whom = match verdict.guests.as_slice() {
-            [] => String::new(),
-            guests => format!("{}: ", guests.join(", ")),
-        };
-        writeln!(out, "  {whom}{} [{}]", verdict.reason, verdict.code)?;
-        writeln!(out, "    -> {}", verdict.remedy)?;
-    }
-    writeln!(out)
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! Pure. Every key is copied, kept for the end, changed, dropped with a note, or refused with a remedy: nothing is lost
 //! silently. It never looks at volumes (`decide` does) and never says whether a bridge exists (`check/network.rs`).
 //! What is done with which key follows from who may set it and what it means on another host. Read next:
-//! `translate/schema.rs` (what the target knows), `translate/values.rs` (values that change), `translate/drives.rs`.
+//! `translate/schema.rs` (what the target knows), `translate/values.rs` (values that change), `translate/boot.rs`, `translate/drives.rs`.
 
+mod boot;
 pub(crate) mod drives;
 pub(crate) mod schema;
 mod values;
@@ -186,7 +187,7 @@ pub fn translate(input: &Input<'_>) -> Translation {
     if input.onboot {
         translator.finish("onboot", "1");
     }
-    values::boot(&mut translator);
+    boot::order(&mut translator);
     translator.out
 }
 

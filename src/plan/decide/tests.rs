@@ -3,8 +3,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Origin;
+use crate::plan::VolumePlan;
 use crate::plan::sample::{World, config, id, place, section, summary};
-use crate::transfer::{Route, Tool};
+use crate::transfer::{Format, Route, Tool};
 
 fn copies(world: &World) -> Vec<VolumePlan> {
     let decision = world.decide();
@@ -252,6 +253,36 @@ fn a_drive_added_since_an_earlier_move_gets_a_new_volume() {
     assert_eq!(
         targets,
         ["ssd:140/vm-140-disk-0.raw", "ssd:140/vm-140-disk-1.raw"]
+    );
+}
+
+#[test]
+fn an_earlier_move_goes_on_where_it_began() {
+    let mut world = World::new();
+    world.began(&[("virtio0", "old:140/vm-140-disk-0.qcow2")]);
+    assert_eq!(world.codes(), ["!storage-missing", "storage-recorded"]);
+    let old = section("banana", "old", "node2.banana.example", "/old/images");
+    let mut storage = world.target.storages[0].clone();
+    storage.id = id("old");
+    world.target.storages.push(storage);
+    let ask = |world: &World| {
+        hosts_to_ask(
+            &world.request,
+            &world.source,
+            &world.target,
+            &world.existing,
+        )
+        .len()
+    };
+    assert_eq!(ask(&world), 2);
+    world.target.sections.insert(id("old"), Ok(old.clone()));
+    assert_eq!(ask(&world), 3);
+    let host = world.host("banana").clone();
+    world.hosts.insert(HostKey::of(&old), host);
+    assert_eq!(world.codes(), ["storage-recorded"]);
+    assert_eq!(
+        copies(&world)[0].target_path,
+        "/old/images/140/vm-140-disk-0.qcow2"
     );
 }
 

@@ -22,14 +22,13 @@ fn a_plan_is_shown_whole() {
           virtio0   san:565/vm-565-disk-0.qcow2 (qcow2, 50.0 GiB, 20.0 GiB occupied) -> ssd:126/vm-126-disk-0.qcow2 (qcow2)
                     engine image, route direct, tool porter: from host to host, because root@san.apple.example has an ssh client that can be trusted with a limited agent; the porter runs on both hosts
           pool      customers
-          boot      kept for later: set when its devices exist
           ide2      changed: iso:iso/tiny.iso is ejected
           meta      dropped: the target writes its own (QEMU version and time of creation)
           net0      changed: bridge vmbr0 becomes vmbr1 (--map-bridge)
           virtio0   added: discard=on, so that the guest can give space back to the storage
           copy      20.0 GiB in about 3m 7s, downtime about 1m 44s
 
-        Estimates assume 110.0 MiB/s between the hosts, 500.0 MiB/s from disk, 1 % changed between the last pre-copy and the stop, 20s to shut down.
+        Estimates assume 110.0 MiB/s between the hosts, 500.0 MiB/s from disk and all of it read on both sides after the stop, 1 % changed between the last pre-copy and the stop, 20s to shut down.
 
         Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.
 

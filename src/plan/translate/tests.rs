@@ -81,6 +81,22 @@ fn keys_that_mean_the_same_everywhere_are_copied() {
     );
 }
 
+/// All configuration keys of PVE 9.2 that GET config may show.
+const KEYS: &str = "acpi affinity agent allow-ksm amd-sev arch args audio0 autostart balloon bios boot bootdisk cicustom \
+    cipassword citype ciupgrade ciuser cores cpu cpulimit cpuunits description efidisk0 freeze hookscript hostpci0 \
+    hotplug hugepages ide0 intel-tdx ipconfig0 ivshmem keephugepages keyboard kvm localtime lock machine memory meta \
+    migrate_downtime migrate_speed name nameserver net0 numa numa0 onboot ostype parallel0 parent protection reboot \
+    rng0 running-nets-host-mtu runningcpu runningmachine sata0 scsi0 scsihw searchdomain serial0 shares smbios1 smp \
+    snaptime sockets spice_enhancements sshkeys startdate startup tablet tags tdf template tpmstate0 unused0 usb0 vcpus \
+    vga virtio0 virtiofs0 vmgenid vmstate vmstatestorage watchdog digest";
+
+#[test]
+fn every_key_of_the_newest_release_has_a_rule() {
+    for key in KEYS.split_whitespace() {
+        assert!(!matches!(rule(key), Rule::Unknown), "{key}");
+    }
+}
+
 #[test]
 fn what_is_carried_elsewhere_is_left_alone() {
     for key in ["name", "description", "digest"] {

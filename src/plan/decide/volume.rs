@@ -1,0 +1,204 @@
+//! Deciding about one volume: where it goes, under which name and format, and how.
+//!
+//! Pure. Returns no plan when anything is missing; a verdict then says what. Read next: `../route.rs`.
+
+use super::{Deciding, Draft, Side};
+use crate::config::{StorageConfig, StoragePath};
+use crate::plan::facts::{HostFacts, HostKey, VolumeFacts, WantedGuest};
+use crate::plan::translate::drives::{self, Sparse};
+use crate::plan::translate::schema::Fit;
+use crate::plan::{ConfigNote, Verdict, VolumePlan, check, route};
+use crate::pve::drive::Drive;
+use crate::pve::id::{StorageId, Vmid, Volid};
+use crate::pve::inventory::Volume;
+use crate::transfer::Format;
+
+impl<'a> Deciding<'a> {
+    /// Plans one volume; what is missing for that has its own verdict.
+    pub(super) fn volume(
+        &mut self,
+        name: &str,
+        guest: &WantedGuest,
+        drive: &Drive,
+        volid: &Volid,
+        vmid: Vmid,
+        draft: &mut Draft,
+    ) -> Option<VolumePlan> {
+        let key = drive.key;
+        let Some(facts) = guest.volumes.get(&key) else {
+            draft.verdicts.push(Verdict::refuse(
+                name,
+                "volume-unreadable",
+                format!("{key}: {volid} was not examined"),
+                "run the command again",
+            ));
+            return None;
+        };
+        let cluster = &self.source.alias;
+        let hosts = self.hosts;
+        draft.verdicts.extend(check::volumes::all(
+            name, cluster, guest, key, volid, facts, hosts,
+        ));
+        let began = self.existing.get(name);
+        let recorded = began.and_then(|began| began.mark.volumes.get(&key));
+        let wanted = self.storage_for(key);
+        let storage = recorded.map_or(wanted, |volid| &volid.storage);
+        if storage != wanted {
+            draft.verdicts.push(Verdict::warn(
+                name,
+                "storage-recorded",
+                format!("{key}: its move began towards storage {storage}, and goes on there, not on {wanted}"),
+                "to begin anew on the other storage, 'proxmove abort' it first",
+            ));
+        }
+        let ready = self.ready(storage, facts)?;
+        if began.is_none() {
+            let demand = self.demands.entry(ready.storage.clone()).or_default();
+            demand.add(ready.volume.used, ready.volume.size);
+        }
+        let source_format = route::format(&ready.volume.format)?;
+        let target_format = match recorded {
+            Some(volid) => format_of(volid).unwrap_or(source_format),
+            None => route::target_format(key, source_format, self.target.release),
+        };
+        let impossible = |why: route::Impossible| {
+            Verdict::refuse(name, why.code, format!("{key}: {}", why.reason), why.remedy)
+        };
+        if let Err(why) = route::engine(ready.source, ready.target) {
+            draft.verdicts.push(impossible(why));
+            return None;
+        }
+        let source_host = self.host(Side::Source, ready.source);
+        let target_host = self.host(Side::Target, ready.target);
+        let (source_host, target_host) = (source_host?, target_host?);
+        let chosen = route::tool(source_host, target_host, source_format != target_format)
+            .and_then(|(tool, tool_because)| {
+                let (route, route_because) =
+                    route::route(self.request.route, tool, source_host, ready.target)?;
+                Ok((tool, route, format!("{route_because}; {tool_because}")))
+            });
+        let (tool, route, because) = match chosen {
+            Ok(chosen) => chosen,
+            Err(why) => {
+                draft.verdicts.push(impossible(why));
+                return None;
+            }
+        };
+        if source_format != target_format {
+            draft.changes.push(ConfigNote {
+                key: key.to_string(),
+                action: "changed",
+                reason: format!(
+                    "becomes {}, which this release of the target needs",
+                    route::extension(target_format)
+                ),
+            });
+        }
+        let target_volid = match recorded {
+            Some(volid) => volid.clone(),
+            None => self.name_volume(&ready.storage, vmid, target_format, target_host),
+        };
+        let fit = Fit::of(self.target);
+        let attached = drives::attached(name, drive, &target_volid, Sparse::Yes, &fit);
+        draft.changes.extend(attached.notes);
+        draft.verdicts.extend(attached.verdicts);
+        Some(VolumePlan {
+            source: volid.clone(),
+            source_storage: ready.source.clone(),
+            source_path: path_of(ready.source, volid)?,
+            source_format,
+            target_path: path_of(ready.target, &target_volid)?,
+            target: target_volid,
+            target_storage: ready.target.clone(),
+            target_format,
+            size: ready.volume.size,
+            used: ready.volume.used,
+            attach: attached.value,
+            route,
+            tool,
+            because,
+        })
+    }
+
+    /// Returns what planning a volume starts from; `None` when something is missing, which has its own verdict.
+    fn ready<'b>(&self, storage: &StorageId, facts: &'b VolumeFacts) -> Option<Ready<'b>>
+    where
+        'a: 'b,
+    {
+        let target = self.target;
+        Some(Ready {
+            volume: facts.volume.as_ref().ok()?,
+            source: facts.section.as_ref().ok()?,
+            target: target.sections.get(storage)?.as_ref().ok()?,
+            storage: storage.clone(),
+        })
+    }
+
+    /// Returns what a host said, and remembers that it is needed.
+    fn host(&mut self, side: Side, section: &StorageConfig) -> Option<&'a HostFacts> {
+        let key = HostKey::of(section);
+        let hosts = self.hosts;
+        let facts = hosts.get(&key).and_then(|host| host.as_ref().ok());
+        self.used_hosts.insert((side, key));
+        facts
+    }
+
+    /// Returns the volume with the lowest number that neither the storage, its host nor this plan knows.
+    fn name_volume(
+        &mut self,
+        storage: &StorageId,
+        vmid: Vmid,
+        format: Format,
+        host: &HostFacts,
+    ) -> Volid {
+        let names = self.names.entry(storage.clone()).or_default();
+        let files = host.listing.get(&vmid).into_iter().flatten();
+        names.extend(files.map(|file| format!("{vmid}/{file}")));
+        let mut number: u32 = 0;
+        let stem = loop {
+            let stem = format!("{vmid}/vm-{vmid}-disk-{number}");
+            // Proxmox VE counts a number as taken whatever the extension.
+            let taken = names.iter().any(|name| {
+                name.strip_prefix(&stem)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            });
+            if !taken {
+                break stem;
+            }
+            number += 1;
+        };
+        let volname = format!("{stem}.{}", route::extension(format));
+        names.insert(volname.clone());
+        Volid {
+            storage: storage.clone(),
+            volname,
+        }
+    }
+}
+
+/// What planning a volume starts from.
+struct Ready<'a> {
+    volume: &'a Volume,
+    source: &'a StorageConfig,
+    target: &'a StorageConfig,
+    storage: StorageId,
+}
+
+fn format_of(volid: &Volid) -> Option<Format> {
+    volid
+        .volname
+        .rsplit_once('.')
+        .and_then(|(_, word)| route::format(word))
+}
+
+/// Returns a volume's path on its storage's host; `None` where volumes are no files.
+fn path_of(section: &StorageConfig, volid: &Volid) -> Option<String> {
+    match &section.path {
+        StoragePath::Directory(directory) => Some(format!(
+            "{}/{}",
+            directory.trim_end_matches('/'),
+            volid.volname
+        )),
+        StoragePath::Zfs(_) => None,
+    }
+}
