@@ -576,6 +576,42 @@ fn qcow2_becomes_raw() {
 }
 
 #[test]
+fn a_converted_volume_may_grow_and_is_made_anew_after_a_crash_of_its_host() {
+    let mut lab = Lab::new();
+    lab.target_image = true;
+    noise(&lab.source, 0, 3 * MIB + 512, 1);
+    lab.pass(Purpose::Precopy);
+    for size in [9 * MIB, 4 * MIB + 512, 30 * MIB] {
+        set_length(&lab.source, size);
+        noise(&lab.source, 3 * MIB, MIB, size);
+        lab.pass(Purpose::Precopy);
+    }
+    let (source, target) = (text(&lab.source), text(&lab.target));
+    let identical = || {
+        let compared = qemu(
+            "qemu-img",
+            &["compare", "-f", "raw", "-F", "qcow2", source, target],
+        );
+        if let Some(compared) = compared {
+            assert!(compared.contains("identical"), "{compared}");
+            qemu("qemu-img", &["check", "-f", "qcow2", target]);
+        }
+    };
+    identical();
+    // As a power failure during a pass leaves it: tables in any state, and a manifest of another boot.
+    let mut manifest = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    manifest.header.writing_since = String::from("another boot");
+    manifest.write_header().expect("writes");
+    drop(manifest);
+    noise(&lab.target, 64 * 1024, 64 * 1024, 5);
+    let last = lab.pass(Purpose::FinalFull);
+    assert_eq!(last.counts.carried, 4 * MIB);
+    identical();
+}
+
+#[test]
 fn an_image_with_a_backing_file_is_not_converted() {
     let mut lab = Lab::new();
     lab.source_image = true;
@@ -622,6 +658,51 @@ fn a_volume_being_written_to_is_precopied_and_then_passed_whole() {
     let last = lab.pass(Purpose::FinalFull);
     lab.same();
     assert_eq!(last.repaired, 0);
+}
+
+#[test]
+fn what_the_disk_did_not_keep_is_named_by_its_offset() {
+    let lab = Lab::new();
+    noise(&lab.source, 0, 4 * MIB, 1);
+    lab.pass(Purpose::FinalFull);
+    noise(&lab.target, 2 * MIB + 9, 1, 77);
+    let manifest = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    let order = receive::Order {
+        path: lab.target.clone(),
+        places: lab.places(),
+        image: false,
+    };
+    let mut touched = super::prove::Touched::new(64);
+    touched.add(0, 64);
+    let teller = Teller::new(Box::new(io::sink()));
+    let check =
+        || super::prove::read_back(&order, Layout::File, 4 * MIB, &manifest, &touched, &teller);
+    let Err(PorterError::Differs { offset, .. }) = check() else {
+        panic!("must differ");
+    };
+    assert_eq!(offset, 2 * MIB);
+    let claim = manifest.read(32, 1).expect("reads");
+    assert_eq!(claim, [super::chunk::Fingerprint::ABSENT], "withdrawn");
+}
+
+#[test]
+fn two_passes_never_write_one_target() {
+    let lab = Lab::new();
+    noise(&lab.source, 0, MIB, 1);
+    lab.pass(Purpose::Precopy);
+    let held = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    let releasing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(held);
+    });
+    let started = Instant::now();
+    lab.pass(Purpose::Precopy);
+    assert!(started.elapsed() >= Duration::from_millis(600), "it waited");
+    releasing.join().expect("releases");
 }
 
 #[test]
