@@ -93,7 +93,7 @@ pub(crate) fn observe(path: &Path, places: &Places) -> Result<Target, PorterErro
     }
     let seal = Seal::read(&places.seal())
         .filter(|seal| seal.path == path.display().to_string() && seal.holds_for(&target));
-    if let Some(seal) = &seal {
+    if let Some(seal) = seal.as_ref().filter(|seal| seal.source.file) {
         in_place = in_place.min(chunks_of(seal.source.size) * CHUNK as u64);
     }
     Ok(Target::Ours { in_place, seal })
