@@ -2,9 +2,9 @@
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((first, rest)) = arguments.split_first() {
-        if first == "porter" {
-            std::process::exit(proxmove::porter::run(rest));
-        }
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "porter"
+    {
+        std::process::exit(proxmove::porter::run(rest));
     }
 }
