@@ -299,9 +299,24 @@ impl Reader {
         let size = self.content.size();
         let chunk = CHUNK as u64;
         let mut next = 0;
+        // Data is asked for once and read to its end: some file systems walk all of it to find that end.
+        let mut data = Extent {
+            zero: false,
+            end: 0,
+        };
         while next < chunks_of(size) {
             let offset = next * chunk;
-            let (piece, count) = match self.content.extent(offset) {
+            let extent = if offset < data.end {
+                Ok(data)
+            } else {
+                self.content.extent(offset)
+            };
+            if let Ok(extent) = &extent
+                && !extent.zero
+            {
+                data = *extent;
+            }
+            let (piece, count) = match extent {
                 Ok(extent) if extent.end <= offset => (Ok(self.unknown(next, size)), 1),
                 Ok(extent) => {
                     let whole = if extent.end >= size {

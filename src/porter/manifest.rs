@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,28 +55,34 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// Opens a manifest for reading; `None` when there is none.
     pub(crate) fn open(path: &Path) -> Result<Option<Manifest>, PorterError> {
-        Manifest::open_with(path, OpenOptions::new().read(true))
+        match File::open(path) {
+            Ok(file) => Manifest::over(file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PorterError::file("open", path)(error)),
+        }
     }
 
     /// Opens a manifest for a pass, alone.
     pub(crate) fn open_locked(path: &Path) -> Result<Option<Manifest>, PorterError> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(PorterError::file("open", path)(error)),
-        };
-        lock(&file, path, LOCK_PATIENCE)?;
-        // Read again, for the one that held the lock may have removed it; the lock belongs to the first descriptor.
-        let found = Manifest::open_with(path, OpenOptions::new().read(true).write(true))?;
-        Ok(found.map(|manifest| Manifest { file, ..manifest }))
+        loop {
+            let file = match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(PorterError::file("open", path)(error)),
+            };
+            lock(&file, path, LOCK_PATIENCE)?;
+            // The one that held the lock may have removed the file, and another one made it anew.
+            let locked = file
+                .metadata()
+                .map_err(PorterError::file("look at", path))?
+                .ino();
+            if std::fs::metadata(path).is_ok_and(|found| found.ino() == locked) {
+                return Manifest::over(file, path).map(Some);
+            }
+        }
     }
 
-    fn open_with(path: &Path, options: &OpenOptions) -> Result<Option<Manifest>, PorterError> {
-        let file = match options.open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(PorterError::file("open", path)(error)),
-        };
+    fn over(file: File, path: &Path) -> Result<Manifest, PorterError> {
         let damaged = || {
             PorterError::Unsupported(format!(
                 "{} is damaged or of another version of proxmove",
@@ -95,11 +101,11 @@ impl Manifest {
         if header.chunk != CHUNK as u64 {
             return Err(damaged());
         }
-        Ok(Some(Manifest {
+        Ok(Manifest {
             file,
             path: path.to_owned(),
             header,
-        }))
+        })
     }
 
     /// Creates a manifest that claims nothing, for a volume that does not exist yet, and locks it.

@@ -13,16 +13,19 @@
 //! porter never asks an API, never decides what to move, never writes to a source, and touches no target that a
 //! manifest of ours does not name. It needs no state from an earlier run but the manifest on the target.
 //!
-//! Read next: `chunk.rs` and `wire.rs` (the values), `send.rs`, `receive.rs` and `write.rs` (a pass), `content.rs`,
+//! Read next: `chunk.rs` and `wire.rs` (the values), `send.rs`, `receive.rs`, `have.rs`, `write.rs` and
+//! `prove.rs` (a pass), `content.rs`,
 //! `target.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
 
 mod chunk;
 mod content;
 mod direct;
 mod error;
+mod have;
 mod manifest;
 mod pace;
 mod places;
+mod prove;
 mod qcow2;
 mod receive;
 mod seal;

@@ -95,7 +95,7 @@ pub(crate) fn observe(path: &Path, places: &Places) -> Result<Target, PorterErro
     }
     let seal = Seal::read(&places.seal()).filter(|seal| seal.path == path.display().to_string());
     let kept = seal.as_ref().is_some_and(|seal| seal.holds_for(&target));
-    if let Some(seal) = seal.as_ref().filter(|_| kept) {
+    if let Some(seal) = seal.as_ref().filter(|seal| kept && seal.source.file) {
         in_place = in_place.min(chunks_of(seal.source.size) * CHUNK as u64);
     }
     Ok(Target::Ours {

@@ -1,11 +1,13 @@
 //! QCOW2 images by what the guest sees: reading and writing their content through the crate imago.
 //!
 //! Only used when source and target have different formats. Images with a backing file or an external data file are
-//! refused: their content is not in the file alone. Nothing in an image can make the porter open another file. Read
+//! refused, since their content is not in the file alone, and so are encrypted ones and such that use a feature imago
+//! does not know. Nothing in an image can make the porter open another file. Read
 //! next: `target.rs`.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::RwLock;
 
@@ -62,6 +64,15 @@ impl Image {
 
     fn over(file: File, path: &Path, write: bool) -> Result<Image, PorterError> {
         let trouble = || PorterError::file("read the image", path);
+        let mut head = [0; 36];
+        file.read_exact_at(&mut head, 0).map_err(trouble())?;
+        // Bytes 32 to 35 say how the content is encrypted; imago would hand out what is stored.
+        if head[..4] == *b"QFI\xfb" && head[32..] != [0; 4] {
+            return Err(PorterError::Unsupported(format!(
+                "{} is encrypted; only images that are not can be converted",
+                path.display()
+            )));
+        }
         let storage = duplicate(&file).map_err(trouble())?;
         let image = Qcow2::<ImageFile>::builder(storage)
             .backing(None)

@@ -7,35 +7,35 @@
 //! Before the last pass succeeds, everything is on the disk, was compared with what the source has (full verification:
 //! as read from the disk, past its caches), and both sides agree on a digest of the whole. When the other side goes
 //! away, what arrived is synced and claimed first. Touches no file that no manifest of ours names. Read next:
-//! `write.rs`, `target.rs`.
+//! `have.rs`, `write.rs`, `prove.rs`.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::chunk::{CHUNK, Digest, Fingerprint, chunks_of};
-use super::content::{Ahead, BLOCK, Block, Content, Piece, RawContent, Tolerance};
+use super::chunk::{CHUNK, chunks_of};
+use super::content::Content;
 use super::error::PorterError;
+use super::have::{tell_claims, tell_disk};
 use super::manifest::{Manifest, sync_directory};
 use super::places::Places;
+use super::prove::{Touched, digest, open_content, read_back};
 use super::qcow2::Image;
 use super::seal::{Seal, SourceState};
 use super::send::peer_error;
 use super::target::{self, Disk, RawDisk};
-use super::tell::{Line, Teller};
-use super::wire::{self, Frame, LIST, Layout, Purpose};
+use super::tell::Teller;
+use super::wire::{self, Frame, Layout, Purpose};
 use super::write::{Item, Writer};
 
 /// After this long without a word from the other side, which speaks every few seconds, it is taken to be gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 /// Frames decoded ahead of writing.
 const QUEUE: usize = 64;
-/// Equal neighbours from here on are told as a run.
-const SHORTEST_RUN: u64 = 4;
 
 /// Where to receive.
 #[derive(Clone, Debug)]
@@ -72,10 +72,10 @@ pub(crate) fn receive(
 
 /// The way back to the sender, shared by the thread that tells what we have and the one that answers.
 #[derive(Clone)]
-struct Output(Arc<Mutex<Box<dyn Write + Send>>>);
+pub(crate) struct Output(Arc<Mutex<Box<dyn Write + Send>>>);
 
 impl Output {
-    fn frame(&self, frame: &Frame) -> Result<(), PorterError> {
+    pub(crate) fn frame(&self, frame: &Frame) -> Result<(), PorterError> {
         self.bytes(&wire::encode(frame))
     }
 
@@ -378,284 +378,4 @@ fn outside(index: u64) -> Stopped {
 
 fn join(thread: JoinHandle<Result<(), PorterError>>) -> Result<(), PorterError> {
     thread.join().unwrap_or(Err(PorterError::Gone))
-}
-
-/// Opens what is really on the target's disk.
-fn open_content(order: &Order, layout: Layout, size: u64) -> Result<Arc<dyn Content>, PorterError> {
-    Ok(if order.image && layout == Layout::Guest {
-        Arc::new(Image::open(&order.path)?)
-    } else {
-        Arc::new(RawContent::open(&order.path, Some(size))?)
-    })
-}
-
-/// Tells what the manifest claims.
-fn tell_claims(manifest: &Manifest, chunks: u64, output: &Output) -> Result<(), PorterError> {
-    let mut teller = Runs::new(output);
-    manifest.scan(chunks.min(manifest.chunks()?), |_, claims| {
-        claims.iter().try_for_each(|claim| teller.add(*claim, 1))
-    })?;
-    teller.end()
-}
-
-/// Tells what is on the disk, and corrects the manifest where it claims something else.
-fn tell_disk(
-    content: Arc<dyn Content>,
-    path: &Path,
-    manifest: &Manifest,
-    output: &Output,
-    repaired: &AtomicU64,
-) -> Result<(), PorterError> {
-    let size = content.size();
-    let mut teller = Runs::new(output);
-    let ahead = Ahead::start(content, path.to_owned(), Tolerance::Fail);
-    let settle = |first: u64, found: &[Fingerprint]| -> Result<(), PorterError> {
-        let claims = manifest.read(first, found.len())?;
-        for (index, (claim, found)) in (first..).zip(claims.iter().zip(found)) {
-            if claim != found {
-                if *claim != Fingerprint::ABSENT {
-                    let length = super::chunk::length_of(index, size);
-                    repaired.fetch_add(length as u64, Ordering::Relaxed);
-                }
-                manifest.write(index, 1, *found)?;
-            }
-        }
-        Ok(())
-    };
-    while let Some(piece) = ahead.next() {
-        match piece? {
-            Piece::Zero { first, count } => {
-                let zeros = [Fingerprint::ZERO; 1024];
-                let mut next = first;
-                while next < first + count {
-                    let now = (first + count - next).min(1024);
-                    settle(next, &zeros[..now as usize])?;
-                    next += now;
-                }
-                teller.add(Fingerprint::ZERO, count)?;
-            }
-            Piece::Data {
-                first,
-                block,
-                length,
-            } => {
-                let found: Vec<Fingerprint> = block
-                    .bytes(length)
-                    .chunks(CHUNK)
-                    .map(Fingerprint::of)
-                    .collect();
-                ahead.give_back(block);
-                settle(first, &found)?;
-                found
-                    .into_iter()
-                    .try_for_each(|found| teller.add(found, 1))?;
-            }
-            Piece::Unknown { count, .. } => teller.add(Fingerprint::ABSENT, count)?,
-        }
-    }
-    teller.end()
-}
-
-/// Gathers fingerprints into frames.
-struct Runs<'a> {
-    output: &'a Output,
-    list: Vec<Fingerprint>,
-    last: Option<(Fingerprint, u64)>,
-}
-
-impl<'a> Runs<'a> {
-    fn new(output: &'a Output) -> Runs<'a> {
-        Runs {
-            output,
-            list: Vec::new(),
-            last: None,
-        }
-    }
-
-    fn add(&mut self, fingerprint: Fingerprint, count: u64) -> Result<(), PorterError> {
-        match &mut self.last {
-            Some((last, seen)) if *last == fingerprint => {
-                *seen += count;
-                Ok(())
-            }
-            _ => {
-                self.settle()?;
-                self.last = Some((fingerprint, count));
-                Ok(())
-            }
-        }
-    }
-
-    fn settle(&mut self) -> Result<(), PorterError> {
-        let Some((fingerprint, count)) = self.last.take() else {
-            return Ok(());
-        };
-        if count < SHORTEST_RUN {
-            for _ in 0..count {
-                self.list.push(fingerprint);
-            }
-        }
-        // A block's worth at a time, so that the sender never waits for fingerprints that exist already.
-        if self.list.len() >= LIST / 16 || (count >= SHORTEST_RUN && !self.list.is_empty()) {
-            self.output
-                .frame(&Frame::Have(std::mem::take(&mut self.list)))?;
-        }
-        if count >= SHORTEST_RUN {
-            self.output.frame(&Frame::HaveRun { count, fingerprint })?;
-        }
-        Ok(())
-    }
-
-    fn end(mut self) -> Result<(), PorterError> {
-        self.settle()?;
-        if !self.list.is_empty() {
-            self.output
-                .frame(&Frame::Have(std::mem::take(&mut self.list)))?;
-        }
-        self.output.frame(&Frame::HaveEnd)
-    }
-}
-
-/// The chunks that were written in this pass, one bit each: 2 MiB for a TiB.
-struct Touched {
-    bits: Vec<u64>,
-    chunks: u64,
-}
-
-impl Touched {
-    fn new(chunks: u64) -> Touched {
-        Touched {
-            bits: Vec::new(),
-            chunks,
-        }
-    }
-
-    fn add(&mut self, first: u64, count: u64) {
-        let last = first + count;
-        let words = (last.div_ceil(64)) as usize;
-        if self.bits.len() < words {
-            self.bits.resize(words, 0);
-        }
-        let mut next = first;
-        while next < last {
-            let (word, bit) = ((next / 64) as usize, next % 64);
-            let span = (64 - bit).min(last - next);
-            let mask = if span == 64 {
-                u64::MAX
-            } else {
-                ((1 << span) - 1) << bit
-            };
-            self.bits[word] |= mask;
-            next += span;
-        }
-    }
-
-    fn has(&self, index: u64) -> bool {
-        self.bits
-            .get((index / 64) as usize)
-            .is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    /// Returns the next run at or after `from` of at most `most` chunks.
-    fn next_run(&self, from: u64, most: u64) -> Option<(u64, u64)> {
-        let mut first = from;
-        while first < self.chunks && !self.has(first) {
-            let word = (first / 64) as usize;
-            first = match self.bits.get(word) {
-                None => return None,
-                Some(0) => (word as u64 + 1) * 64,
-                Some(_) => first + 1,
-            };
-        }
-        let count = (first..self.chunks)
-            .take(most as usize)
-            .take_while(|index| self.has(*index))
-            .count() as u64;
-        (count > 0).then_some((first, count))
-    }
-}
-
-/// Reads what was written in this pass from the disk and compares it with what was received.
-fn read_back(
-    order: &Order,
-    layout: Layout,
-    size: u64,
-    manifest: &Manifest,
-    touched: &Touched,
-    teller: &Teller,
-) -> Result<(), PorterError> {
-    let content = open_content(order, layout, size)?;
-    let path = order.path.display().to_string();
-    let chunk = CHUNK as u64;
-    let mut block = Block::new();
-    let (mut from, mut done) = (0, 0);
-    while let Some((first, count)) = touched.next_run(from, (BLOCK / CHUNK) as u64) {
-        let offset = first * chunk;
-        let length = ((first + count) * chunk).min(size) - offset;
-        content
-            .read(&mut block, offset, length as usize)
-            .map_err(|source| PorterError::Place {
-                operation: "read",
-                path: path.clone(),
-                offset,
-                source,
-            })?;
-        let claims = manifest.read(first, count as usize)?;
-        let bytes = block.bytes(length as usize);
-        for (index, (claim, found)) in (first..).zip(claims.iter().zip(bytes.chunks(CHUNK))) {
-            if *claim != Fingerprint::of(found) {
-                // Nothing may rely on what the manifest says of this chunk.
-                manifest.withdraw(&[(index, 1)])?;
-                return Err(PorterError::Differs {
-                    path,
-                    offset: index * chunk,
-                });
-            }
-        }
-        from = first + count;
-        done += length;
-        teller.tell_sometimes(|| Line::Check { done });
-    }
-    Ok(())
-}
-
-/// Returns the digest of what the manifest claims, which must be something for every chunk.
-fn digest(manifest: &Manifest, size: u64) -> Result<[u8; 32], PorterError> {
-    let mut digest = Digest::default();
-    manifest.scan(chunks_of(size), |first, claims| {
-        for (index, claim) in (first..).zip(claims) {
-            if *claim == Fingerprint::ABSENT {
-                return Err(PorterError::Protocol(format!(
-                    "nothing for chunk {index} (offset {})",
-                    index * CHUNK as u64
-                )));
-            }
-            digest.absorb(*claim, 1);
-        }
-        Ok(())
-    })?;
-    Ok(digest.finish(size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn touched_runs_come_back_in_order() {
-        let mut touched = Touched::new(1000);
-        for (first, count) in [(3, 1), (63, 2), (128, 64), (500, 300), (999, 1)] {
-            touched.add(first, count);
-        }
-        let mut runs = Vec::new();
-        let mut from = 0;
-        while let Some((first, count)) = touched.next_run(from, 200) {
-            runs.push((first, count));
-            from = first + count;
-        }
-        assert_eq!(
-            runs,
-            [(3, 1), (63, 2), (128, 64), (500, 200), (700, 100), (999, 1)]
-        );
-    }
 }

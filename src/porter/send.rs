@@ -163,6 +163,13 @@ impl Pass {
             }
             teller.tell_sometimes(|| Line::Progress(self.meter.counts()));
         }
+        if self.meter.scanned.load(Ordering::Relaxed) != self.size {
+            // Only a reader that died ends early without saying why.
+            return Err(PorterError::Unsupported(format!(
+                "reading {} ended early",
+                order.path.display()
+            )));
+        }
         let state = if last_pass {
             let after = SourceState::of(&order.path)?;
             if after != *before {

@@ -578,6 +578,42 @@ fn qcow2_becomes_raw() {
 }
 
 #[test]
+fn a_converted_volume_may_grow_and_is_made_anew_after_a_crash_of_its_host() {
+    let mut lab = Lab::new();
+    lab.target_image = true;
+    noise(&lab.source, 0, 3 * MIB + 512, 1);
+    lab.pass(Purpose::Precopy);
+    for size in [9 * MIB, 4 * MIB + 512, 30 * MIB] {
+        set_length(&lab.source, size);
+        noise(&lab.source, 3 * MIB, MIB, size);
+        lab.pass(Purpose::Precopy);
+    }
+    let (source, target) = (text(&lab.source), text(&lab.target));
+    let identical = || {
+        let compared = qemu(
+            "qemu-img",
+            &["compare", "-f", "raw", "-F", "qcow2", source, target],
+        );
+        if let Some(compared) = compared {
+            assert!(compared.contains("identical"), "{compared}");
+            qemu("qemu-img", &["check", "-f", "qcow2", target]);
+        }
+    };
+    identical();
+    // As a power failure during a pass leaves it: tables in any state, and a manifest of another boot.
+    let mut manifest = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    manifest.header.writing_since = String::from("another boot");
+    manifest.write_header().expect("writes");
+    drop(manifest);
+    noise(&lab.target, 64 * 1024, 64 * 1024, 5);
+    let last = lab.pass(Purpose::FinalFull);
+    assert_eq!(last.counts.carried, 4 * MIB);
+    identical();
+}
+
+#[test]
 fn an_image_with_a_backing_file_is_not_converted() {
     let mut lab = Lab::new();
     lab.source_image = true;
@@ -604,6 +640,83 @@ fn an_image_with_a_backing_file_is_not_converted() {
 }
 
 #[test]
+fn an_image_that_cannot_be_read_right_is_not_converted() {
+    let mut lab = Lab::new();
+    lab.source_image = true;
+    let source = text(&lab.source);
+    let luks = [
+        "create",
+        "-f",
+        "qcow2",
+        "--object",
+        "secret,id=s,data=x",
+        "-o",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+        source,
+        "8M",
+    ];
+    if qemu("qemu-img", &luks).is_none() {
+        return;
+    }
+    let (sent, _) = lab.refused(Purpose::Precopy);
+    assert!(sent.to_string().contains("encrypted"), "{sent}");
+    qemu(
+        "qemu-img",
+        &[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "extended_l2=on",
+            source,
+            "8M",
+        ],
+    );
+    let (sent, _) = lab.refused(Purpose::Precopy);
+    assert!(
+        sent.report().text.contains("incompatible feature"),
+        "{:?}",
+        sent.report()
+    );
+    fs::write(source, vec![7; 4096]).expect("writes");
+    lab.refused(Purpose::Precopy);
+}
+
+#[test]
+fn compressed_clusters_and_v2_images_are_converted() {
+    let mut lab = Lab::new();
+    lab.source_image = true;
+    let plain = lab.root.path().join("plain");
+    noise(&plain, 0, MIB, 1);
+    noise(&plain, 5 * MIB, MIB, 2);
+    fs::write(lab.root.path().join("text"), "ten bytes\n".repeat(200_000)).expect("writes");
+    for (input, more) in [("plain", "compat=1.1"), ("text", "compat=0.10")] {
+        let input = lab.root.path().join(input);
+        set_length(&input, 16 * MIB);
+        let arguments = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", more];
+        let arguments = [&arguments[..], &[text(&input), text(&lab.source)]].concat();
+        if qemu("qemu-img", &arguments).is_none() {
+            return;
+        }
+        lab.pass(Purpose::FinalFull);
+        let compared = [
+            "compare",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            text(&lab.source),
+            text(&lab.target),
+        ];
+        assert!(
+            qemu("qemu-img", &compared)
+                .expect("compares")
+                .contains("identical")
+        );
+    }
+}
+
+#[test]
 fn a_volume_being_written_to_is_precopied_and_then_passed_whole() {
     let lab = Lab::new();
     noise(&lab.source, 0, 24 * MIB, 1);
@@ -624,6 +737,93 @@ fn a_volume_being_written_to_is_precopied_and_then_passed_whole() {
     let last = lab.pass(Purpose::FinalFull);
     lab.same();
     assert_eq!(last.repaired, 0);
+}
+
+#[test]
+fn what_the_disk_did_not_keep_is_named_by_its_offset() {
+    let lab = Lab::new();
+    noise(&lab.source, 0, 4 * MIB, 1);
+    lab.pass(Purpose::FinalFull);
+    noise(&lab.target, 2 * MIB + 9, 1, 77);
+    let manifest = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    let order = receive::Order {
+        path: lab.target.clone(),
+        places: lab.places(),
+        image: false,
+    };
+    let mut touched = super::prove::Touched::new(64);
+    touched.add(0, 64);
+    let teller = Teller::new(Box::new(io::sink()));
+    let check =
+        || super::prove::read_back(&order, Layout::File, 4 * MIB, &manifest, &touched, &teller);
+    let Err(PorterError::Differs { offset, .. }) = check() else {
+        panic!("must differ");
+    };
+    assert_eq!(offset, 2 * MIB);
+    let claim = manifest.read(32, 1).expect("reads");
+    assert_eq!(claim, [super::chunk::Fingerprint::ABSENT], "withdrawn");
+}
+
+#[test]
+fn a_block_device_is_read_but_never_synced_by_a_seal() {
+    let mut lab = Lab::new();
+    let file = lab.source.clone();
+    noise(&file, 0, 3 * MIB, 1);
+    set_length(&file, 16 * MIB);
+    let attached = Command::new("losetup")
+        .args(["-f", "--show", text(&file)])
+        .output();
+    let device = match attached {
+        Ok(output) if output.status.success() => {
+            PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+        }
+        Ok(_) | Err(_) => {
+            writeln!(io::stderr(), "not run: a block device (no loop device)").expect("prints");
+            return;
+        }
+    };
+    lab.source = device.clone();
+    let passed = [Purpose::Precopy, Purpose::FinalFull]
+        .map(|purpose| lab.pass_cut(purpose, u64::MAX, u64::MAX));
+    let sealed = places::observe(&lab.target, &lab.places());
+    Command::new("losetup")
+        .arg("-d")
+        .arg(&device)
+        .status()
+        .expect("detaches");
+    for (sent, received) in passed {
+        received.expect("receives");
+        assert_eq!(sent.expect("sends").counts.total, 16 * MIB);
+    }
+    lab.source = file;
+    lab.same();
+    let Ok(Target::Ours {
+        seal: Some(seal), ..
+    }) = sealed
+    else {
+        panic!("must be ours: {sealed:?}");
+    };
+    assert!(!seal.source.file, "the engine takes no such seal for proof");
+}
+
+#[test]
+fn two_passes_never_write_one_target() {
+    let lab = Lab::new();
+    noise(&lab.source, 0, MIB, 1);
+    lab.pass(Purpose::Precopy);
+    let held = super::manifest::Manifest::open_locked(&lab.places().manifest())
+        .expect("opens")
+        .expect("there");
+    let releasing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(held);
+    });
+    let started = Instant::now();
+    lab.pass(Purpose::Precopy);
+    assert!(started.elapsed() >= Duration::from_millis(600), "it waited");
+    releasing.join().expect("releases");
 }
 
 #[test]

@@ -250,3 +250,82 @@ impl Checkpoints {
         Checkpoints { queue, thread }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::super::wire::Layout;
+    use super::*;
+
+    /// A disk that looks at the manifest at each call: no claim may be there that a kill right now would make a lie.
+    struct Witness {
+        manifest: Arc<Manifest>,
+        unsynced: Mutex<BTreeSet<u64>>,
+    }
+
+    impl Witness {
+        fn no_claim(&self, index: u64) {
+            let claim = self.manifest.read(index, 1).expect("reads");
+            assert_eq!(claim, [Fingerprint::ABSENT], "chunk {index}");
+        }
+    }
+
+    impl Disk for Witness {
+        fn write(&self, index: u64, _: &[u8]) -> io::Result<()> {
+            self.no_claim(index);
+            self.unsynced.lock().expect("lock").insert(index);
+            Ok(())
+        }
+        fn zero(&self, first: u64, count: u64) -> io::Result<()> {
+            (first..first + count).try_for_each(|index| self.write(index, &[]))
+        }
+        fn resize(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> io::Result<()> {
+            let unsynced = std::mem::take(&mut *self.unsynced.lock().expect("lock"));
+            unsynced.iter().for_each(|index| self.no_claim(*index));
+            Ok(())
+        }
+        fn length(&self, _: u64) -> usize {
+            CHUNK
+        }
+    }
+
+    #[test]
+    fn no_claim_stands_while_its_chunk_is_not_on_the_disk() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("proxmove-x.manifest");
+        let manifest = Manifest::create_locked(&path, &directory.path().join("x"), Layout::File);
+        let manifest = Arc::new(manifest.expect("creates"));
+        for round in 0..3 {
+            let witness = Arc::new(Witness {
+                manifest: Arc::clone(&manifest),
+                unsynced: Mutex::default(),
+            });
+            let disk: Arc<dyn Disk> = witness;
+            let mut writer = Writer::start(disk, Arc::clone(&manifest), path.clone());
+            let bytes = vec![round; CHUNK];
+            let fingerprint = Fingerprint::of(&bytes);
+            for index in (0..3000).step_by(round as usize + 1) {
+                let bytes = bytes.clone();
+                assert!(writer.push(Item::Chunk {
+                    index,
+                    fingerprint,
+                    bytes
+                }));
+            }
+            assert!(writer.push(Item::Zero {
+                first: 5000,
+                count: 9000
+            }));
+            writer.finish().expect("writes");
+            assert_eq!(manifest.read(0, 1).expect("reads"), [fingerprint]);
+            let last = manifest.read(13_999, 2).expect("reads");
+            assert_eq!(last, [Fingerprint::ZERO, Fingerprint::ABSENT]);
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //!  relay    source host --stream--> this machine --stream--> target host      (bounded, both ways)
 //!  direct   source host --ssh--> target host      and only the ssh's agent requests come here
 //! ```
-//! Progress, not a clock, decides that something hangs: a carry fails when nothing moved for [`PATIENCE`]. It never
+//! Progress, not a clock, decides that something hangs: a carry fails when nothing moved for five minutes. It never
 //! decides which route to take and never reads what it carries. Read next: `image.rs`, `porter/direct.rs`.
 
 use std::sync::Arc;

@@ -432,6 +432,8 @@ async fn turns(
             for outlet in outlets.iter_mut() {
                 moved |= outlet.turn(channel, &mut buffer, &mut wants, wire)?;
             }
+            // The end may have come along with nothing else, and then nothing more comes to wake us.
+            moved |= channel.eof();
         }
         if moved {
             wire.heard = Instant::now();

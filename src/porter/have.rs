@@ -1,0 +1,149 @@
+//! Telling the sender what the target has of each chunk, in order: from the manifest, or from the disk itself.
+//!
+//! Runs ahead of the writing: of a chunk it tells before it can be overwritten, since the sender waits for it. Writes
+//! nothing to the volume. Read next: `receive.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::chunk::{CHUNK, Fingerprint, length_of};
+use super::content::{Ahead, Content, Piece, Tolerance};
+use super::error::PorterError;
+use super::manifest::Manifest;
+use super::receive::Output;
+use super::wire::{Frame, LIST};
+
+/// Equal neighbours from here on are told as a run.
+const SHORTEST_RUN: u64 = 4;
+
+/// Tells what the manifest claims.
+pub(crate) fn tell_claims(
+    manifest: &Manifest,
+    chunks: u64,
+    output: &Output,
+) -> Result<(), PorterError> {
+    let mut teller = Runs::new(output);
+    manifest.scan(chunks.min(manifest.chunks()?), |_, claims| {
+        claims.iter().try_for_each(|claim| teller.add(*claim, 1))
+    })?;
+    teller.end()
+}
+
+/// Tells what is on the disk, and corrects the manifest where it claims something else.
+pub(crate) fn tell_disk(
+    content: Arc<dyn Content>,
+    path: &Path,
+    manifest: &Manifest,
+    output: &Output,
+    repaired: &AtomicU64,
+) -> Result<(), PorterError> {
+    let size = content.size();
+    let mut teller = Runs::new(output);
+    let ahead = Ahead::start(content, path.to_owned(), Tolerance::Fail);
+    let settle = |first: u64, found: &[Fingerprint]| -> Result<(), PorterError> {
+        let claims = manifest.read(first, found.len())?;
+        for (index, (claim, found)) in (first..).zip(claims.iter().zip(found)) {
+            if claim != found {
+                if *claim != Fingerprint::ABSENT {
+                    let length = length_of(index, size);
+                    repaired.fetch_add(length as u64, Ordering::Relaxed);
+                }
+                manifest.write(index, 1, *found)?;
+            }
+        }
+        Ok(())
+    };
+    while let Some(piece) = ahead.next() {
+        match piece? {
+            Piece::Zero { first, count } => {
+                let zeros = [Fingerprint::ZERO; 1024];
+                let mut next = first;
+                while next < first + count {
+                    let now = (first + count - next).min(1024);
+                    settle(next, &zeros[..now as usize])?;
+                    next += now;
+                }
+                teller.add(Fingerprint::ZERO, count)?;
+            }
+            Piece::Data {
+                first,
+                block,
+                length,
+            } => {
+                let found: Vec<Fingerprint> = block
+                    .bytes(length)
+                    .chunks(CHUNK)
+                    .map(Fingerprint::of)
+                    .collect();
+                ahead.give_back(block);
+                settle(first, &found)?;
+                found
+                    .into_iter()
+                    .try_for_each(|found| teller.add(found, 1))?;
+            }
+            Piece::Unknown { count, .. } => teller.add(Fingerprint::ABSENT, count)?,
+        }
+    }
+    teller.end()
+}
+
+/// Gathers fingerprints into frames.
+struct Runs<'a> {
+    output: &'a Output,
+    list: Vec<Fingerprint>,
+    last: Option<(Fingerprint, u64)>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(output: &'a Output) -> Runs<'a> {
+        Runs {
+            output,
+            list: Vec::new(),
+            last: None,
+        }
+    }
+
+    fn add(&mut self, fingerprint: Fingerprint, count: u64) -> Result<(), PorterError> {
+        match &mut self.last {
+            Some((last, seen)) if *last == fingerprint => {
+                *seen += count;
+                Ok(())
+            }
+            _ => {
+                self.settle()?;
+                self.last = Some((fingerprint, count));
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), PorterError> {
+        let Some((fingerprint, count)) = self.last.take() else {
+            return Ok(());
+        };
+        if count < SHORTEST_RUN {
+            for _ in 0..count {
+                self.list.push(fingerprint);
+            }
+        }
+        // A block's worth at a time, so that the sender never waits for fingerprints that exist already.
+        if self.list.len() >= LIST / 16 || (count >= SHORTEST_RUN && !self.list.is_empty()) {
+            self.output
+                .frame(&Frame::Have(std::mem::take(&mut self.list)))?;
+        }
+        if count >= SHORTEST_RUN {
+            self.output.frame(&Frame::HaveRun { count, fingerprint })?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), PorterError> {
+        self.settle()?;
+        if !self.list.is_empty() {
+            self.output
+                .frame(&Frame::Have(std::mem::take(&mut self.list)))?;
+        }
+        self.output.frame(&Frame::HaveEnd)
+    }
+}
