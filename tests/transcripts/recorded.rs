@@ -94,8 +94,15 @@ pub(crate) fn all() -> Vec<Recorded> {
     entries
 }
 
-/// Returns one recording by file and line.
-pub(crate) fn one(file: &str, line: usize) -> Recorded {
+/// Returns the first recording of a file with that note.
+pub(crate) fn noted(file: &str, note: &str) -> Recorded {
+    let mut entries = all().into_iter().filter(|entry| entry.file() == file);
+    let found = entries.find(|entry| entry.note == note);
+    found.unwrap_or_else(|| panic!("no '{note}' in {file}"))
+}
+
+/// Returns the recording of a file at a line.
+pub(crate) fn at(file: &str, line: usize) -> Recorded {
     let start = format!("{file}:{line}: ");
     let found = all()
         .into_iter()
