@@ -735,3 +735,57 @@ async fn a_guest_is_put_together_from_four_answers() {
     assert!(guest.ha_managed && guest.snapshots.is_empty() && guest.pending.len() == 1);
     assert_eq!(server.lines().len(), 4);
 }
+
+#[tokio::test]
+async fn a_start_without_an_answer_is_followed_by_its_task() {
+    let server = Server::start(|request, count| match request.line() {
+        line if line.ends_with("/status/start") => Reply::new(599, "Too many redirections", ""),
+        line if line.ends_with("/status/current") && request.times("/log") > 0 => {
+            ok(r#"{"status":"running"}"#)
+        }
+        line if line.ends_with("/status/current") => ok(r#"{"status":"stopped"}"#),
+        "GET /api2/json/nodes/n1/tasks" if count == 0 => ok("[]"),
+        "GET /api2/json/nodes/n1/tasks" => {
+            let other = UPID.replace(":100:", ":101:");
+            let done = r#""endtime":5"#;
+            ok(&format!(
+                r#"[{{"upid":"{other}"}},{{"upid":"{UPID}",{done}}},{{"upid":"{UPID}"}}]"#
+            ))
+        }
+        line if line.ends_with("/log") => ok(r#"[{"n":1,"t":"TASK OK"}]"#),
+        _ => ok(r#"{"status":"stopped","exitstatus":"OK"}"#),
+    })
+    .await;
+    simple(&server).start(&place(100)).await.expect("started");
+    let lines = server.lines();
+    let count = |end: &str| lines.iter().filter(|line| line.ends_with(end)).count();
+    assert_eq!((count("/status/start"), count("/tasks")), (1, 2));
+    assert_eq!(count("qmstart%3A100%3Amover%40pve%3A/status"), 1);
+}
+
+#[tokio::test]
+async fn a_start_that_never_arrived_is_an_error_of_unknown_fate() {
+    let server = Server::start(|request, _| match request.line() {
+        line if line.ends_with("/status/start") => Reply::cut(),
+        line if line.ends_with("/tasks") => ok("[]"),
+        _ => ok(r#"{"status":"stopped"}"#),
+    })
+    .await;
+    let error = simple(&server).start(&place(100)).await.expect_err("lost");
+    assert!(
+        matches!(
+            error,
+            ApiError::Unreachable {
+                maybe_done: true,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let posts = server
+        .lines()
+        .iter()
+        .filter(|line| line.starts_with("POST"))
+        .count();
+    assert_eq!(posts, 1, "a start is not sent twice");
+}

@@ -1,10 +1,9 @@
 //! A scripted HTTPS server: a function from request to reply, and a record of what was asked.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, to_bytes};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::{Request, Response};
@@ -138,9 +137,7 @@ async fn answer(
     script: Arc<impl Fn(&Seen, usize) -> Reply>,
 ) -> Result<Response<Body>, std::io::Error> {
     let (head, body) = request.into_parts();
-    let body: Result<Bytes, Infallible> =
-        Ok(to_bytes(Body::new(body), 1 << 20).await.expect("a body"));
-    let body = body.expect("infallible");
+    let body = to_bytes(Body::new(body), 1 << 20).await.expect("a body");
     let headers = head.headers.iter().map(|(name, value)| {
         (
             name.to_string(),
