@@ -14,7 +14,7 @@ use super::http::{HttpApi, Repeat, encoded};
 use super::observe::{POOL_AS_PARAMETER, guest_path};
 use super::task::{Upid, is_passing};
 use super::wire::guest as guests;
-use super::{ApiError, ConfigChange, change};
+use super::{ApiError, ConfigChange, change, task};
 use crate::pve::guest::{GuestConfig, GuestRef, Power};
 use crate::pve::id::{PoolId, Vmid};
 
@@ -207,9 +207,14 @@ impl HttpApi {
         silence: Duration,
     ) -> Result<(), ApiError> {
         let request = format!("POST {path}");
-        let (upid, ended) = match posted {
-            Ok(value) => {
-                let upid = self.upid(&request, &value)?;
+        let started = match posted {
+            Ok(value) => Ok(self.upid(&request, &value)?),
+            // Without an answer the task itself is looked for.
+            Err(error) if maybe_done(&error) => self.running_task(place).await.ok_or(error),
+            Err(error) => Err(error),
+        };
+        let (upid, ended) = match started {
+            Ok(upid) => {
                 let ended = self.wait(&upid, silence).await.map(drop);
                 (Some(upid), ended)
             }
@@ -219,8 +224,9 @@ impl HttpApi {
         let wait_for = match &ended {
             // The HA manager acts when it comes to it.
             Ok(()) if queued => silence,
+            // Nor does a lost request show at once.
             Ok(()) => self.pace.poll * 20,
-            Err(error) if maybe_done(error) => silence.min(self.pace.lock),
+            Err(error) if maybe_done(error) => self.pace.poll * 20,
             // A failed task may have found the guest where it should be ("already running").
             Err(_) => Duration::ZERO,
         };
@@ -251,6 +257,26 @@ impl HttpApi {
             },
             None => self.odd(&request, "no task and no change of the guest's status"),
         })
+    }
+
+    /// Returns the task that is working on a guest just now, giving one on its way some time to show.
+    async fn running_task(&self, place: &GuestRef) -> Option<Upid> {
+        let path = format!("/nodes/{}/tasks", place.node);
+        let vmid = place.vmid.to_string();
+        let parameters = [("source", "active"), ("vmid", vmid.as_str())];
+        for _ in 0..3 {
+            tokio::time::sleep(self.pace.poll).await;
+            match self.fetch(&path, &parameters, task::running).await {
+                Ok(upids) => {
+                    let found = upids.into_iter().find(|upid| upid.guest() == vmid);
+                    if found.is_some() {
+                        return found;
+                    }
+                }
+                Err(error) => log::debug!("{}: {error}", self.config.alias),
+            }
+        }
+        None
     }
 
     pub(super) async fn delete_guest(&self, place: &GuestRef) -> Result<(), ApiError> {

@@ -181,7 +181,7 @@ fn one_line(text: &str) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    lines.join("; ")
+    lines.join(" ")
 }
 
 #[cfg(test)]
@@ -218,7 +218,7 @@ mod tests {
             500,
             "first line",
             r#"{"data":null,"message":"first line\nsecond\n"}"#,
-            "apple answered 'PUT /x' with 500: first line; second",
+            "apple answered 'PUT /x' with 500: first line second",
         );
         check(
             Writes,
@@ -232,7 +232,7 @@ mod tests {
             400,
             "Parameter verification failed.",
             r#"{"data":null,"errors":{"a":"one\\n","b.c":"two\nthree"}}"#,
-            "apple refused 'PUT /x': a: one; b.c: two; three",
+            "apple refused 'PUT /x': a: one; b.c: two three",
         );
         check(
             Writes,

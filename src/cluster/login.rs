@@ -119,7 +119,7 @@ impl HttpApi {
 
     /// Makes the present ticket that much older, for tests of the renewal.
     #[cfg(test)]
-    pub(super) async fn age_ticket(&self, by: Duration) {
+    pub(super) async fn age_ticket(&self, by: std::time::Duration) {
         let mut slot = self.session.lock().await;
         let old = slot.take().expect("a session");
         let Proof::Ticket {

@@ -141,6 +141,15 @@ pub fn log_lines(value: &Value) -> Result<Vec<(u64, String)>, Odd> {
     })
 }
 
+/// Decodes `GET /nodes/{node}/tasks`: those that have not ended.
+pub fn running(value: &Value) -> Result<Vec<Upid>, Odd> {
+    let tasks = list(value, "tasks", |entry| {
+        let upid: Upid = entry.id("upid")?;
+        Some(entry.value("endtime").is_none().then_some(upid))
+    })?;
+    Ok(tasks.into_iter().flatten().collect())
+}
+
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -88,21 +88,18 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, String> {
 ///
 /// The chain of causes is searched, looking into `io::Error`s, which hide what they wrap.
 pub fn untrusted(error: &(dyn StdError + 'static)) -> Option<Untrusted> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let tls = inner.or_else(|| error.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) =
-            tls
-        {
-            return why.downcast_ref::<Untrusted>().cloned();
-        }
-        next = error.source();
+    if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) =
+        error.downcast_ref::<rustls::Error>()
+    {
+        return why.downcast_ref::<Untrusted>().cloned();
     }
-    None
+    let hidden = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    match hidden {
+        Some(inner) => untrusted(inner),
+        None => untrusted(error.source()?),
+    }
 }
 
 /// Collects the trusted roots; `None` when there are none, which only matters when a certificate must be judged.
