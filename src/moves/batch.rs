@@ -98,6 +98,12 @@ impl Batch<'_> {
         if decision.refused() {
             return Err(refusal(&decision));
         }
+        for problem in &self.config.warnings {
+            let text = problem.to_string();
+            self.mover
+                .reporter
+                .tell(&Event::Warning { guest: None, text });
+        }
         for verdict in decision.all_verdicts() {
             self.mover.reporter.tell(&Event::Warning {
                 guest: verdict.guest.clone(),
@@ -123,7 +129,7 @@ impl Batch<'_> {
         request: &MoveRequest,
     ) -> ExitCode {
         if let Some(began) = began
-            && !self.may_continue(&plan, &began.mark)
+            && !self.may_continue(&plan, &began.mark).await
         {
             return ExitCode::Interrupted;
         }
@@ -146,12 +152,17 @@ impl Batch<'_> {
     }
 
     /// Asks whether to continue an interrupted move; without anybody to ask it is continued.
-    fn may_continue(&self, plan: &GuestPlan, mark: &Mark) -> bool {
+    async fn may_continue(&self, plan: &GuestPlan, mark: &Mark) -> bool {
         let question = format!(
             "{}: {} began to move it on {} and did not finish. Continue?",
             plan.name, mark.by, mark.since
         );
-        let agreed = self.mover.operator.confirm(&question).unwrap_or(true);
+        let operator = Arc::clone(&self.mover.operator);
+        // Asking blocks its thread. Without anybody to ask it is continued: the same command was typed again.
+        let agreed = tokio::task::spawn_blocking(move || operator.confirm(&question))
+            .await
+            .unwrap_or(None)
+            .unwrap_or(true);
         if !agreed {
             self.mover.reporter.tell(&Event::Notice {
                 guest: Some(plan.name.clone()),
