@@ -197,7 +197,7 @@ impl Wiring {
                 .dry_run(&command.request, json, &mut io::stdout())
                 .await
         } else {
-            batch.run(&command.request).await
+            Ok(batch.run(&command.request).await)
         }
     }
 }

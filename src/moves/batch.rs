@@ -92,8 +92,16 @@ impl Batch<'_> {
         })
     }
 
-    /// Moves all guests of the request. Refuses before anything is written when one of them must not be moved.
-    pub async fn run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
+    /// Moves all guests of the request, and tells whatever goes wrong.
+    pub async fn run(&self, request: &MoveRequest) -> ExitCode {
+        match self.try_run(request).await {
+            Ok(exit) => exit,
+            Err(failure) => self.tell_failed(&request.guests.join(", "), failure),
+        }
+    }
+
+    /// Refuses before anything is written when one of the guests must not be moved.
+    async fn try_run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
         let (decision, existing) = self.decide(request).await?;
         if decision.refused() {
             return Err(refusal(&decision));
@@ -245,15 +253,14 @@ fn refusal(decision: &Decision) -> Failure {
         ),
     );
     for verdict in refusals {
-        let guest = verdict
-            .guest
-            .as_ref()
-            .map(|guest| format!("{guest}: "))
-            .unwrap_or_default();
-        failure
-            .error
-            .push(format!("{guest}{} [{}]", verdict.reason, verdict.code));
-        failure.error.push(format!("remedy: {}", verdict.remedy));
+        let guest = verdict.guest.as_ref();
+        failure.error.push(format!(
+            "{}{} [{}]\n           remedy: {}",
+            guest.map(|guest| format!("{guest}: ")).unwrap_or_default(),
+            verdict.reason,
+            verdict.code,
+            verdict.remedy
+        ));
     }
     failure
         .state("nothing was changed")
