@@ -40,7 +40,8 @@ impl Batch<'_> {
         request: &MoveRequest,
     ) -> Result<(Decision, ExistingMoves), Failure> {
         let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
-            Failure::new(ExitCode::Failed, error)
+            // Not "failed": whoever reads the code alone shall know that no placeholder is left anywhere.
+            Failure::new(ExitCode::Refused, error)
                 .context(format!("{what} failed"))
                 .state("nothing was changed")
                 .next("mend that and run the same command again; `proxmove check` looks at everything at once")
@@ -102,6 +103,9 @@ impl Batch<'_> {
 
     /// Refuses before anything is written when one of the guests must not be moved.
     async fn try_run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
+        if request.wait_before_stop && !self.mover.operator.is_there() {
+            return Err(nobody_to_ask());
+        }
         let (decision, existing) = self.decide(request).await?;
         if decision.refused() {
             return Err(refusal(&decision));
@@ -238,6 +242,16 @@ fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
         plan.target.vmid
     );
     failure.state(aftermath.state).next(aftermath.next)
+}
+
+/// Said at once: after hours of copying the question would have no answer, and the move would end as if by a "no".
+fn nobody_to_ask() -> Failure {
+    Failure::message(
+        ExitCode::Refused,
+        "--wait-before-stop has nobody to ask: standard input and standard error must be a terminal",
+    )
+    .state("nothing was changed")
+    .next("run it in a terminal (ssh -t, tmux), or give the answer now with --yes")
 }
 
 fn refusal(decision: &Decision) -> Failure {

@@ -171,6 +171,11 @@ pub trait Reporter: Send + Sync {
 pub trait Operator: Send + Sync {
     /// Asks a yes/no question; `None` when nobody can answer (no terminal).
     fn confirm(&self, question: &str) -> Option<bool>;
+
+    /// Says whether anybody would answer; known before the first question.
+    fn is_there(&self) -> bool {
+        true
+    }
 }
 
 /// Who listens, as `main` finds it out.

@@ -25,6 +25,10 @@ impl Operator for Nobody {
     fn confirm(&self, _: &str) -> Option<bool> {
         None
     }
+
+    fn is_there(&self) -> bool {
+        false
+    }
 }
 
 /// Somebody at a keyboard.

@@ -37,17 +37,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the host runs: `$1` the storage's directory or nothing, `$2` temp, `$3` the tools, then VMIDs.
 ///
 /// Every line of its answer is a word, a space and a value. `describe` climbs to the nearest directory that exists,
-/// because that decides whether a missing one can be made.
+/// because that decides whether a missing one can be made. Where something else is in its way, none can.
 const SCRIPT: &str = r#"
 export LC_ALL=C
 describe() {
   at=$2
   [ -d "$at" ] && echo "$1-exists yes"
+  blocked=
   while [ ! -d "$at" ]; do
+    if [ -e "$at" ] || [ -L "$at" ]; then blocked=yes; fi
     case $at in */*) at=${at%/*} ;; *) at= ;; esac
     [ -n "$at" ] || at=/
   done
-  [ -w "$at" ] && [ -x "$at" ] && echo "$1-writable yes"
+  [ -z "$blocked" ] && [ -w "$at" ] && [ -x "$at" ] && echo "$1-writable yes"
   line=$(df -Pk -- "$at" 2>/dev/null || df -Pk "$at" 2>/dev/null)
   line=$(printf '%s\n' "$line" | tail -n 1)
   echo "$1-df $line"

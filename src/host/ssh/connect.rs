@@ -119,6 +119,12 @@ fn connect_at_depth(
             cipher_out: cipher(MethodType::CryptCs),
             cipher_in: cipher(MethodType::CryptSc),
         };
+        log::debug!(
+            "{}: ciphers {} to it, {} from it",
+            destination.address(),
+            verified.cipher_out,
+            verified.cipher_in
+        );
         return Ok(Connection {
             session,
             socket,

@@ -59,7 +59,14 @@ impl Server {
                 };
                 let service = service_fn(move |request| {
                     let server = server.clone();
-                    async move { server.respond(request).await }
+                    async move {
+                        let clock = server.clock();
+                        let mut response = server.respond(request).await?;
+                        if let Some(date) = clock {
+                            response.headers_mut().insert(header::DATE, date);
+                        }
+                        Ok::<_, Broken>(response)
+                    }
                 });
                 // A client that goes away is nobody's business.
                 let _ = hyper::server::conn::http1::Builder::new()
@@ -67,6 +74,14 @@ impl Server {
                     .await;
             });
         }
+    }
+
+    /// Returns the wrong time that the cluster tells; `None` when its clock is right, and hyper tells the time.
+    fn clock(&self) -> Option<HeaderValue> {
+        let skew = self.lock().clusters[self.place].clock_skew;
+        let told = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(skew);
+        let text = told.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        HeaderValue::from_str(&text).ok().filter(|_| skew != 0)
     }
 
     async fn respond(self, request: HttpRequest<Incoming>) -> Result<Response<Body>, Broken> {

@@ -55,6 +55,8 @@ pub struct Cluster {
     pub alias: String,
     /// Its full version, `8.4.1`.
     pub version: String,
+    /// Its clock minus the right time, in seconds; only the `Date` of its answers shows it.
+    pub clock_skew: i64,
     /// Its nodes.
     pub nodes: Vec<NodeSpec>,
     /// Its storages.

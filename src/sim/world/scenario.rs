@@ -81,6 +81,8 @@ pub struct ClusterSpec {
     pub ha: Vec<HaSpec>,
     /// Its guests.
     pub guests: Vec<GuestSpec>,
+    /// Its clock minus the right time, in seconds, as the `Date` of its answers tells.
+    pub clock_skew: i64,
 }
 
 impl Default for ClusterSpec {
@@ -95,6 +97,7 @@ impl Default for ClusterSpec {
             replication: Vec::new(),
             ha: Vec::new(),
             guests: Vec::new(),
+            clock_skew: 0,
         }
     }
 }

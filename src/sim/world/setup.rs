@@ -40,6 +40,7 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
     let mut cluster = Cluster {
         alias: spec.alias.clone(),
         version: spec.version.clone(),
+        clock_skew: spec.clock_skew,
         nodes: spec.nodes.clone(),
         storages: spec.storages.clone(),
         users,
