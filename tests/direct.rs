@@ -1,6 +1,6 @@
 //! The direct route between two OpenSSH servers that do not trust each other, and what a hostile source host can do
 //! with the agent it is lent: nothing beyond the one login.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/not_run.rs"]
 mod not_run;

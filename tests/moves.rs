@@ -1,15 +1,17 @@
 //! Whole moves by the real program: what was written before the stop is on the target, and all else is as promised.
 //!
 //! The guests write numbered records (`sim/guest.rs`); the clusters answer over HTTPS and the hosts over SSH.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/stage.rs"]
 mod stage;
 
 use std::collections::BTreeMap;
 
+use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::DiskSpec;
+use serde_json::Value;
 use stage::{
     MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs,
 };
@@ -19,9 +21,19 @@ const GIB: u64 = 1 << 30;
 /// Keys that a move changes, or that belong to one guest only.
 const OF_ITS_OWN: [&str; 4] = ["digest", "meta", "vmgenid", "name"];
 
-/// Compares two configurations key by key: all but drives have equal values, and the same drives are there.
+/// Returns the changes of the configuration that `-n` announces.
 #[track_caller]
-fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>) {
+fn announced(stage: &Stage, arguments: &[&str]) -> Vec<Value> {
+    stage.simulation.faults().forget();
+    let run = run(stage, &[&["-n"], arguments].concat()).expect(0);
+    assert_eq!(stage.simulation.faults().writes(), []);
+    let plan: Value = serde_json::from_str(&run.stdout).unwrap();
+    plan["guests"][0]["changes"].as_array().unwrap().clone()
+}
+
+/// Compares two configurations key by key: equal values, apart from the volumes and from what was announced.
+#[track_caller]
+fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>, announced: &[Value]) {
     let is_drive = |key: &str| proxmove::sim::world::guest::is_drive(key);
     for (key, value) in source {
         let key = key.as_str();
@@ -32,14 +44,22 @@ fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>) {
             panic!("{key}: {value} is missing on the target: {target:?}");
         };
         if is_drive(key) {
-            // The volume is another one; its options are the same.
+            // The volume is another one; its options are the same, apart from one that may be announced.
+            let trims = announced
+                .iter()
+                .any(|change| change["key"] == key && change.to_string().contains("discard=on"));
             let options = |value: &str| {
                 let mut options: Vec<String> =
                     value.split(',').skip(1).map(str::to_owned).collect();
                 options.sort();
                 options
             };
-            assert_eq!(options(value), options(moved), "{key}");
+            let mut expected = options(value);
+            if trims {
+                expected.push("discard=on".to_owned());
+                expected.sort();
+            }
+            assert_eq!(expected, options(moved), "{key}: {announced:?}");
         } else {
             assert_eq!(value, moved, "{key}");
         }
@@ -69,12 +89,13 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
         "local-ssd",
         "web1",
     ];
+    let changes = announced(&stage, &arguments);
     let run = run(&stage, &arguments).expect(0);
 
     let vmid = moved(&stage, ("apple", 565), "banana", "web1");
     let records = proved(&stage, ("apple", 565), ("banana", vmid));
     assert!(records > 100, "only {records} records were written");
-    same(&before, &config(&stage, "banana", vmid));
+    same(&before, &config(&stage, "banana", vmid), &changes);
     nothing_left(&stage);
 
     // JSON lines and nothing else, a summary last.
@@ -107,7 +128,7 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
 
 /// Runs the same command once more: it says that the guest was moved, and changes nothing.
 #[track_caller]
-fn again(stage: &proxmove::sim::stage::Stage, arguments: &[&str], target: &str, vmid: u32) {
+fn again(stage: &Stage, arguments: &[&str], target: &str, vmid: u32) {
     let before = (config(stage, "apple", 565), config(stage, target, vmid));
     stage.simulation.faults().forget();
     let run = run(stage, arguments).expect(4);
@@ -174,6 +195,7 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
         "local-ssd",
         "web1",
     ];
+    let changes = announced(&stage, &arguments);
     let ended = run(&stage, &arguments).expect(0);
     let summary = ended.events().pop().unwrap();
     assert_eq!(summary["event"], "move-done");
@@ -185,7 +207,7 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
     assert_eq!(retired["name"], "web1--MIGRATED");
     assert_eq!(retired["onboot"], "0");
     let kept = config(&stage, "banana", vmid);
-    same(&before, &kept);
+    same(&before, &kept, &changes);
     assert_eq!(kept["onboot"], "1");
     let copy = stage.simulation.directory.join(format!(
         "banana/node2/srv/local-ssd/images/{vmid}/vm-{vmid}-disk-0.qcow2"
@@ -281,10 +303,12 @@ async fn within_one_cluster_a_guest_is_moved_when_its_own_name_may_exist() {
         "web1",
     ];
     run(&stage, &place).expect(4);
-    run(&stage, &[&["--ignore-exists"], &place[..]].concat()).expect(0);
+    let place = [&["--ignore-exists"], &place[..]].concat();
+    let changes = announced(&stage, &place);
+    run(&stage, &place).expect(0);
     let vmid = moved(&stage, ("apple", 565), "apple", "web1");
     assert_ne!(vmid, 565);
     proved(&stage, ("apple", 565), ("apple", vmid));
-    same(&before, &config(&stage, "apple", vmid));
+    same(&before, &config(&stage, "apple", vmid), &changes);
     nothing_left(&stage);
 }
