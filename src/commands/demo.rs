@@ -45,7 +45,7 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
     });
     let config = config::load(&stage.proxmoverc()).map_err(|error| Failure::config(&error))?;
     // Ctrl-C ends the demo's move as it would a real one; the stage is removed in any case.
-    let interrupt = Interrupt::listen(|| {}).map_err(|error| broken(&error))?;
+    let interrupt = Interrupt::listen(|_| {}).map_err(|error| broken(&error))?;
     let request = request().map_err(|error| broken(&error))?;
     let command = MoveCommand {
         request,
@@ -82,7 +82,7 @@ pub(super) async fn keep(process: &Process, common: &Common) -> Result<ExitCode,
         process.executable.display(),
     ))?;
     let _ = common;
-    let interrupt = Interrupt::listen(|| {}).map_err(|error| broken(&error))?;
+    let interrupt = Interrupt::listen(|_| {}).map_err(|error| broken(&error))?;
     interrupt.asked().await;
     for (_, host) in stage.hosts {
         host.stop().await;

@@ -158,8 +158,15 @@ impl Wiring {
         let engine = ImageEngine::new(&process.executable).with_direct(hosts.grant());
         let interrupt = match interrupt {
             Some(interrupt) => interrupt,
-            None => Interrupt::listen(|| std::process::exit(ExitCode::Interrupted.code().into()))
-                .map_err(|error| Failure::new(ExitCode::Bug, &error))?,
+            None => Interrupt::listen(|down| {
+                let exit = if down {
+                    ExitCode::SourceDown
+                } else {
+                    ExitCode::Interrupted
+                };
+                std::process::exit(exit.code().into())
+            })
+            .map_err(|error| Failure::new(ExitCode::Bug, &error))?,
         };
         Ok(Wiring {
             hosts,
@@ -190,7 +197,7 @@ impl Wiring {
                 .dry_run(&command.request, json, &mut io::stdout())
                 .await
         } else {
-            batch.run(&command.request).await
+            Ok(batch.run(&command.request).await)
         }
     }
 }

@@ -93,14 +93,28 @@ impl Batch<'_> {
         })
     }
 
-    /// Moves all guests of the request. Refuses before anything is written when one of them must not be moved.
-    pub async fn run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
+    /// Moves all guests of the request, and tells whatever goes wrong.
+    pub async fn run(&self, request: &MoveRequest) -> ExitCode {
+        match self.try_run(request).await {
+            Ok(exit) => exit,
+            Err(failure) => self.tell_failed(&request.guests.join(", "), failure),
+        }
+    }
+
+    /// Refuses before anything is written when one of the guests must not be moved.
+    async fn try_run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
         if request.wait_before_stop && !self.mover.operator.is_there() {
             return Err(nobody_to_ask());
         }
         let (decision, existing) = self.decide(request).await?;
         if decision.refused() {
             return Err(refusal(&decision));
+        }
+        for problem in &self.config.warnings {
+            let text = problem.to_string();
+            self.mover
+                .reporter
+                .tell(&Event::Warning { guest: None, text });
         }
         for verdict in decision.all_verdicts() {
             self.mover.reporter.tell(&Event::Warning {
@@ -127,7 +141,7 @@ impl Batch<'_> {
         request: &MoveRequest,
     ) -> ExitCode {
         if let Some(began) = began
-            && !self.may_continue(&plan, &began.mark)
+            && !self.may_continue(&plan, &began.mark).await
         {
             return ExitCode::Interrupted;
         }
@@ -150,12 +164,17 @@ impl Batch<'_> {
     }
 
     /// Asks whether to continue an interrupted move; without anybody to ask it is continued.
-    fn may_continue(&self, plan: &GuestPlan, mark: &Mark) -> bool {
+    async fn may_continue(&self, plan: &GuestPlan, mark: &Mark) -> bool {
         let question = format!(
             "{}: {} began to move it on {} and did not finish. Continue?",
             plan.name, mark.by, mark.since
         );
-        let agreed = self.mover.operator.confirm(&question).unwrap_or(true);
+        let operator = Arc::clone(&self.mover.operator);
+        // Asking blocks its thread. Without anybody to ask it is continued: the same command was typed again.
+        let agreed = tokio::task::spawn_blocking(move || operator.confirm(&question))
+            .await
+            .unwrap_or(None)
+            .unwrap_or(true);
         if !agreed {
             self.mover.reporter.tell(&Event::Notice {
                 guest: Some(plan.name.clone()),
@@ -248,15 +267,14 @@ fn refusal(decision: &Decision) -> Failure {
         ),
     );
     for verdict in refusals {
-        let guest = verdict
-            .guest
-            .as_ref()
-            .map(|guest| format!("{guest}: "))
-            .unwrap_or_default();
-        failure
-            .error
-            .push(format!("{guest}{} [{}]", verdict.reason, verdict.code));
-        failure.error.push(format!("remedy: {}", verdict.remedy));
+        let guest = verdict.guest.as_ref();
+        failure.error.push(format!(
+            "{}{} [{}]\n           remedy: {}",
+            guest.map(|guest| format!("{guest}: ")).unwrap_or_default(),
+            verdict.reason,
+            verdict.code,
+            verdict.remedy
+        ));
     }
     failure
         .state("nothing was changed")

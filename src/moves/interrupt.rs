@@ -4,6 +4,8 @@
 //! copied stays. The second one ends the process. Read next: `mod.rs`.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -12,6 +14,8 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub struct Interrupt {
     asked: watch::Receiver<bool>,
+    /// Whether a guest is down because of us right now: what a process that is left at once must say.
+    down: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -19,11 +23,15 @@ impl Interrupt {
     pub fn never() -> Interrupt {
         Interrupt {
             asked: watch::channel(false).1,
+            down: Arc::default(),
         }
     }
 
-    /// Listens for SIGINT, SIGTERM and SIGHUP. A second one calls `leave`, which must not return to its caller's work.
-    pub fn listen(leave: impl Fn() + Send + 'static) -> io::Result<Interrupt> {
+    /// Listens for SIGINT, SIGTERM and SIGHUP. A second one calls `leave` with whether a guest is down, and `leave`
+    /// must end the process.
+    pub fn listen(leave: impl Fn(bool) + Send + 'static) -> io::Result<Interrupt> {
+        let down = Arc::new(AtomicBool::new(false));
+        let is_down = Arc::clone(&down);
         let mut signals = Vec::new();
         for kind in [
             SignalKind::interrupt(),
@@ -45,12 +53,17 @@ impl Interrupt {
         tokio::spawn(async move {
             while counted.recv().await.is_some() {
                 if *ask.borrow() {
-                    leave();
+                    leave(is_down.load(Ordering::Relaxed));
                 }
                 ask.send_replace(true);
             }
         });
-        Ok(Interrupt { asked })
+        Ok(Interrupt { asked, down })
+    }
+
+    /// Notes whether a guest is down because of us.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
     }
 
     /// Says whether somebody asked to stop.

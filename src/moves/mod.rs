@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
+use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::mark::Mark;
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::{Round, Step, Wishes, next};
@@ -178,6 +179,8 @@ impl Mover {
         loop {
             let rung = derive(&self.observe(job).await?);
             *at = rung.clone();
+            let left = source_left(&rung, job.mark.running);
+            self.interrupt.set_down(left == SourceLeft::Down);
             if std::mem::take(&mut first) {
                 self.tell_started(job, &rung);
                 if !matches!(rung, Rung::Done | Rung::Contradiction(_)) {

@@ -46,6 +46,7 @@ impl Mover {
             Step::StopSource => {
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
+                self.interrupt.set_down(true);
                 self.source
                     .shutdown(&plan.source, request.stop_timeout)
                     .await

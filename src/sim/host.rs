@@ -14,6 +14,7 @@ mod openssh;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -159,6 +160,17 @@ impl SimHost {
     /// Returns the host's name, as it was given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns how many bytes arrived on the standard input of each command line, over all of its runs.
+    ///
+    /// What a killed client had sent counts too. Only the server of this process counts; of the system's sshd it is
+    /// empty.
+    pub fn received(&self) -> BTreeMap<String, u64> {
+        match &self.running {
+            Running::Embedded(server) => server.received(),
+            Running::OpenSsh(_) => BTreeMap::new(),
+        }
     }
 
     /// Stops the host and returns when its server and the commands it ran have ended.

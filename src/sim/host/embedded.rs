@@ -3,11 +3,11 @@
 //! It logs in one user by public key, runs commands and the sftp subsystem (where its program is installed), and
 //! refuses everything else: passwords, terminals, shells, forwarding of any kind. Read next: `command.rs`, `gate.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use russh::keys::{PrivateKey, PublicKey};
@@ -48,9 +48,13 @@ pub(super) struct Embedded {
     accepting: AbortHandle,
     stop: watch::Sender<bool>,
     groups: Arc<Groups>,
+    received: Arc<Received>,
     /// Closed when the last task of the server has ended.
     ended: mpsc::Receiver<()>,
 }
+
+/// How many bytes arrived on the standard input of each command line, over all of its runs.
+type Received = Mutex<BTreeMap<String, u64>>;
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ struct Shared {
     home: PathBuf,
     authorized: Vec<PublicKey>,
     groups: Arc<Groups>,
+    received: Arc<Received>,
 }
 
 impl Embedded {
@@ -85,12 +90,14 @@ impl Embedded {
         let listener = listen_anywhere().map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let groups = Arc::new(Groups::default());
+        let received = Arc::new(Received::default());
         let shared = Arc::new(Shared {
             name: settings.name.clone(),
             user: user.to_owned(),
             home: settings.directory.clone(),
             authorized,
             groups: Arc::clone(&groups),
+            received: Arc::clone(&received),
         });
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
@@ -101,8 +108,15 @@ impl Embedded {
             accepting: accepting.abort_handle(),
             stop,
             groups,
+            received,
             ended,
         })
+    }
+
+    /// Returns the bytes that arrived for each command line.
+    pub(super) fn received(&self) -> BTreeMap<String, u64> {
+        let received = self.received.lock();
+        received.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn end(&self) {
@@ -205,6 +219,7 @@ async fn serve(
         alive,
         waiting: HashMap::new(),
         running: HashMap::new(),
+        lines: HashMap::new(),
     };
     let stream = BufReader::with_capacity(READ, GatedStream::new(stream, Arc::clone(&gate)));
     let session = async { run_stream(config, stream, connection).await?.await };
@@ -238,6 +253,8 @@ struct Connection {
     waiting: HashMap<ChannelId, Channel<Msg>>,
     /// The leader of each channel's process group; dropping the sender tells it that the channel is closed.
     running: HashMap<ChannelId, (i32, oneshot::Sender<()>)>,
+    /// What runs in each channel, for the count of what it receives.
+    lines: HashMap<ChannelId, String>,
 }
 
 impl Connection {
@@ -259,6 +276,10 @@ impl Connection {
         let Some(channel) = self.waiting.remove(&id) else {
             return session.channel_failure(id);
         };
+        if let Program::Shell(line) = &program {
+            let line = String::from_utf8_lossy(line).into_owned();
+            self.lines.insert(id, line);
+        }
         let started = spawn(program, &self.shared.home, &self.shared.user).and_then(|child| {
             match child.id() {
                 Some(leader) => Ok((child, leader as i32)),
@@ -362,6 +383,14 @@ impl Handler for Connection {
         if self.running.contains_key(&id) {
             self.gate.queued(data.len());
         }
+        if let Some(line) = self.lines.get(&id) {
+            let received = self.shared.received.lock();
+            let mut received = received.unwrap_or_else(PoisonError::into_inner);
+            match received.get_mut(line) {
+                Some(bytes) => *bytes += data.len() as u64,
+                None => drop(received.insert(line.clone(), data.len() as u64)),
+            }
+        }
         std::future::ready(Ok(()))
     }
 
@@ -372,6 +401,7 @@ impl Handler for Connection {
     ) -> Result<(), russh::Error> {
         self.waiting.remove(&id);
         self.running.remove(&id);
+        self.lines.remove(&id);
         Ok(())
     }
 
