@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
-use stage::{Ended, MIB, clusters, disk, guest, launch, moved, names, nothing_left, proved, received, run, runs};
+use stage::{
+    Ended, MIB, clusters, disk, guest, launch, moved, names, nothing_left, proved, received, run,
+    runs,
+};
 
 /// The size of each guest's disk.
 const SIZE: u64 = 64 * MIB;
@@ -40,8 +43,20 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
     .await;
     let mut random = fastrand::Rng::with_seed(seed);
     let command = |name: &'static str| -> Vec<String> {
-        let place = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", name];
-        options.iter().chain(&place).map(|word| (*word).to_owned()).collect()
+        let place = [
+            "--json",
+            "--yes",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            name,
+        ];
+        options
+            .iter()
+            .chain(&place)
+            .map(|word| (*word).to_owned())
+            .collect()
     };
     let words = |number: u32| {
         let mut words = command("");
@@ -96,7 +111,8 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
         moves += 1;
         // In content bytes: what arrived beyond an undisturbed move, which carries the same content.
         let more = received(&stage, &vmid.to_string()).saturating_sub(wire);
-        let percent = more as f64 * (carried as f64 / wire as f64) / SIZE as f64 * 100.0 / killed as f64;
+        let percent =
+            more as f64 * (carried as f64 / wire as f64) / SIZE as f64 * 100.0 / killed as f64;
         worst = worst.max(percent);
         resent.push((percent, vmid));
     }
@@ -108,8 +124,14 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
         whole.duration.as_secs_f64()
     );
     assert!(kills >= KILLS, "only {kills} kills");
-    let too_much: Vec<_> = resent.iter().filter(|(percent, _)| *percent > 5.0).collect();
-    assert!(too_much.is_empty(), "sent again, in percent of the disk: {too_much:?}");
+    let too_much: Vec<_> = resent
+        .iter()
+        .filter(|(percent, _)| *percent > 5.0)
+        .collect();
+    assert!(
+        too_much.is_empty(),
+        "sent again, in percent of the disk: {too_much:?}"
+    );
 }
 
 /// Runs a move until it ends well; returns how often that was.
@@ -123,7 +145,12 @@ fn converge(stage: &Stage, vmid: u32, start: impl Fn() -> stage::Running) -> usi
         if ended.code == 0 || is_done {
             return count;
         }
-        eprintln!("rerun {count} of {vmid} ended with {}: {}{}", ended.code, ended.stdout.lines().last().unwrap_or(""), ended.stderr);
+        eprintln!(
+            "rerun {count} of {vmid} ended with {}: {}{}",
+            ended.code,
+            ended.stdout.lines().last().unwrap_or(""),
+            ended.stderr
+        );
         last = Some(ended);
     }
     last.unwrap().expect(0);
@@ -137,10 +164,25 @@ fn rung(stage: &Stage, vmid: u32, number: u32) -> String {
     let source = strip(&stage::config(stage, "apple", vmid)["name"]);
     let target = names(stage, "banana")
         .into_iter()
-        .find(|name| *name == own || name.strip_prefix(&own).is_some_and(|rest| rest.starts_with("--")))
+        .find(|name| {
+            *name == own
+                || name
+                    .strip_prefix(&own)
+                    .is_some_and(|rest| rest.starts_with("--"))
+        })
         .map_or("none".to_owned(), |name| strip(&name));
-    let running = if runs(stage, "apple", vmid) { "running" } else { "stopped" };
-    let word = |name: String| if name.is_empty() { "named".to_owned() } else { name };
+    let running = if runs(stage, "apple", vmid) {
+        "running"
+    } else {
+        "stopped"
+    };
+    let word = |name: String| {
+        if name.is_empty() {
+            "named".to_owned()
+        } else {
+            name
+        }
+    };
     format!("source {} {running}, target {}", word(source), word(target))
 }
 
@@ -157,7 +199,14 @@ async fn killed_moves_of_qcow2_disks_over_the_relay_continue_where_they_were() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_porter_killed_on_either_side_is_no_harm() {
     let guests = (0..6)
-        .map(|number| guest(300 + number, &format!("vm{number}"), vec![disk("scsi0", "raw", SIZE)], 16 * 1024))
+        .map(|number| {
+            guest(
+                300 + number,
+                &format!("vm{number}"),
+                vec![disk("scsi0", "raw", SIZE)],
+                16 * 1024,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(guests), |settings| {
         settings.hot_bytes = Some(128 * 1024);
@@ -170,15 +219,32 @@ async fn a_porter_killed_on_either_side_is_no_harm() {
         let route = ["auto", "relay"][number as usize / 2 % 2];
         let name = format!("vm{number}");
         let words = [
-            "--json", "--yes", "--bwlimit", "100", "--route", route, "apple", "banana", "node2", "local-ssd", &name,
+            "--json",
+            "--yes",
+            "--bwlimit",
+            "100",
+            "--route",
+            route,
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            &name,
         ];
         let mut running = launch(&stage, &words, &[]);
         // Wait for the porter, then a little, then end it.
         let porter = loop {
-            assert!(!running.is_over(), "{name} was moved before its porter was seen");
+            assert!(
+                !running.is_over(),
+                "{name} was moved before its porter was seen"
+            );
             let found = stage::processes(&stage).into_iter().find(|(_, line)| {
                 // The porter itself, not the shell or the ssh that started it.
-                line.contains(side) && line.split(' ').next().is_some_and(|word| word.contains("proxmove-porter-"))
+                line.contains(side)
+                    && line
+                        .split(' ')
+                        .next()
+                        .is_some_and(|word| word.contains("proxmove-porter-"))
             });
             match found {
                 Some((process, _)) => break process,
@@ -205,15 +271,51 @@ async fn whatever_the_api_loses_a_rerun_converges() {
     let unreachable = || FaultKind::Error(595, "No route to host".to_owned());
     let (create, config) = ("/nodes/node2/qemu", "/nodes/*/qemu/*/config");
     let faults = [
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", FaultKind::LostAnswer, 1),
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", FaultKind::LostRequest, 1),
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", unreachable(), 1),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            FaultKind::LostAnswer,
+            1,
+        ),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            FaultKind::LostRequest,
+            1,
+        ),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            unreachable(),
+            1,
+        ),
         ("banana", "POST", create, FaultKind::LostAnswer, 1),
         ("banana", "POST", create, FaultKind::LostRequest, 1),
         ("banana", "POST", create, unreachable(), 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", FaultKind::LostAnswer, 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", FaultKind::LostRequest, 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", unreachable(), 1),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            FaultKind::LostAnswer,
+            1,
+        ),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            FaultKind::LostRequest,
+            1,
+        ),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            unreachable(),
+            1,
+        ),
         ("apple", "PUT", config, FaultKind::LostAnswer, 1),
         ("apple", "PUT", config, FaultKind::LostRequest, 2),
         ("apple", "PUT", config, FaultKind::LostAnswer, 2),
@@ -226,7 +328,14 @@ async fn whatever_the_api_loses_a_rerun_converges() {
         ("banana", "POST", config, FaultKind::LostRequest, 3),
     ];
     let guests = (0..faults.len() as u32)
-        .map(|number| guest(400 + number, &format!("vm{number}"), vec![disk("scsi0", "qcow2", 16 * MIB)], 64 * 1024))
+        .map(|number| {
+            guest(
+                400 + number,
+                &format!("vm{number}"),
+                vec![disk("scsi0", "qcow2", 16 * MIB)],
+                64 * 1024,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(guests), |settings| settings.filled = 0.2).await;
     for (number, (cluster, method, path, kind, nth)) in faults.into_iter().enumerate() {
@@ -238,20 +347,43 @@ async fn whatever_the_api_loses_a_rerun_converges() {
             nth: Some(nth),
             ..Fault::first(method, path, kind)
         });
-        let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", &name];
+        let words = [
+            "--json",
+            "--yes",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            &name,
+        ];
         let first = run(&stage, &words);
         let mut count = 1;
         if first.code != 0 {
-            assert!([5, 6].contains(&first.code), "{what}: {}\n{}{}", first.code, first.stdout, first.stderr);
+            assert!(
+                [5, 6].contains(&first.code),
+                "{what}: {}\n{}{}",
+                first.code,
+                first.stdout,
+                first.stderr
+            );
             // The API is back.
             stage.simulation.faults().clear();
             count += converge(&stage, vmid, || launch(&stage, &words, &[]));
         }
-        eprintln!("{what}: {} runs, the first ended with {}", count, first.code);
+        eprintln!(
+            "{what}: {} runs, the first ended with {}",
+            count, first.code
+        );
         let target = moved(&stage, ("apple", vmid), "banana", &name);
         proved(&stage, ("apple", vmid), ("banana", target));
         // No second guest came of a create whose answer was lost.
-        let twins = names(&stage, "banana").iter().filter(|known| known.starts_with(&name) && (known.len() == name.len() || known[name.len()..].starts_with("--"))).count();
+        let twins = names(&stage, "banana")
+            .iter()
+            .filter(|known| {
+                known.starts_with(&name)
+                    && (known.len() == name.len() || known[name.len()..].starts_with("--"))
+            })
+            .count();
         assert_eq!(twins, 1, "{what}: {:?}", names(&stage, "banana"));
     }
     nothing_left(&stage);

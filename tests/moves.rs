@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::DiskSpec;
-use stage::{MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs};
+use stage::{
+    MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs,
+};
 
 const GIB: u64 = 1 << 30;
 
@@ -58,7 +60,15 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
     }
     let stage = stage::start(world, |settings| settings.seed = seed).await;
     let before = config(&stage, "apple", 565);
-    let arguments = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "web1"];
+    let arguments = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
     let run = run(&stage, &arguments).expect(0);
 
     let vmid = moved(&stage, ("apple", 565), "banana", "web1");
@@ -102,9 +112,16 @@ fn again(stage: &proxmove::sim::stage::Stage, arguments: &[&str], target: &str, 
     stage.simulation.faults().forget();
     let run = run(stage, arguments).expect(4);
     assert!(run.stderr.contains("moved already"), "{}", run.stderr);
-    assert!(run.events().is_empty() || run.told("move-done").is_empty(), "{}", run.stdout);
+    assert!(
+        run.events().is_empty() || run.told("move-done").is_empty(),
+        "{}",
+        run.stdout
+    );
     assert_eq!(stage.simulation.faults().writes(), []);
-    assert_eq!(before, (config(stage, "apple", 565), config(stage, target, vmid)));
+    assert_eq!(
+        before,
+        (config(stage, "apple", 565), config(stage, target, vmid))
+    );
     assert_eq!(left_files(stage), [] as [std::path::PathBuf; 0]);
 }
 
@@ -127,7 +144,10 @@ async fn two_disks_and_state_that_must_be_converted_are_moved_while_their_guest_
     let disks = vec![
         option("discard=on,cache=writeback", disk("scsi0", "raw", 4 * GIB)),
         option("iothread=1", disk("virtio3", "qcow2", GIB)),
-        option("efitype=4m,pre-enrolled-keys=1", disk("efidisk0", "qcow2", 540_672)),
+        option(
+            "efitype=4m,pre-enrolled-keys=1",
+            disk("efidisk0", "qcow2", 540_672),
+        ),
         // Before release 9, the state of a TPM has to be raw: this one is converted on the way.
         option("version=v2.0", disk("tpmstate0", "qcow2", 4 * MIB)),
     ];
@@ -145,7 +165,15 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
         .join("apple/node1/var/lib/vz/images/565/vm-565-disk-0.qcow2");
     let content = std::fs::read(&image).unwrap();
     let before = config(&stage, "apple", 565);
-    let arguments = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "web1"];
+    let arguments = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
     let ended = run(&stage, &arguments).expect(0);
     let summary = ended.events().pop().unwrap();
     assert_eq!(summary["event"], "move-done");
@@ -194,12 +222,18 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
     let one = run(&stage, &[&place[..], &["mail1", "log1"]].concat()).expect(5);
     let failed = one.told("move-failed");
     assert_eq!(failed.len(), 1);
-    assert_eq!((&failed[0]["guest"], &failed[0]["exit_code"]), (&"mail1".into(), &5.into()));
+    assert_eq!(
+        (&failed[0]["guest"], &failed[0]["exit_code"]),
+        (&"mail1".into(), &5.into())
+    );
     let target = moved(&stage, ("apple", 104), "banana", "log1");
     proved(&stage, ("apple", 104), ("banana", target));
     // The failed one runs where it was, under its own name.
     let mail1 = config(&stage, "apple", 103);
-    assert_eq!((mail1["name"].as_str(), mail1["onboot"].as_str()), ("mail1", "1"));
+    assert_eq!(
+        (mail1["name"].as_str(), mail1["onboot"].as_str()),
+        ("mail1", "1")
+    );
     assert!(runs(&stage, "apple", 103));
 
     // A fault after the stop: the source is down, which is the worst.
@@ -211,9 +245,18 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
         ..Fault::first("PUT", "/nodes/node1/qemu/103/config", refuse)
     });
     let down = run(&stage, &[&place[..], &["mail1"]].concat()).expect(6);
-    assert!(down.told("move-failed")[0]["state"].as_str().unwrap().contains("stopped")
-        || down.told("move-failed")[0]["state"].as_str().unwrap().contains("STOPPED"),
-        "{}", down.stdout);
+    assert!(
+        down.told("move-failed")[0]["state"]
+            .as_str()
+            .unwrap()
+            .contains("stopped")
+            || down.told("move-failed")[0]["state"]
+                .as_str()
+                .unwrap()
+                .contains("STOPPED"),
+        "{}",
+        down.stdout
+    );
 
     // And mended: it continues to the end.
     stage.simulation.faults().clear();
@@ -228,7 +271,15 @@ async fn within_one_cluster_a_guest_is_moved_when_its_own_name_may_exist() {
     let web1 = guest(565, "web1", vec![disk("virtio0", "raw", 128 * MIB)], MIB);
     let stage = stage::start(clusters(vec![web1]), |settings| settings.seed = 9).await;
     let before = config(&stage, "apple", 565);
-    let place = ["--json", "--yes", "apple", "apple", "node2", "local-ssd", "web1"];
+    let place = [
+        "--json",
+        "--yes",
+        "apple",
+        "apple",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
     run(&stage, &place).expect(4);
     run(&stage, &[&["--ignore-exists"], &place[..]].concat()).expect(0);
     let vmid = moved(&stage, ("apple", 565), "apple", "web1");
