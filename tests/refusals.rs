@@ -355,3 +355,17 @@ async fn a_dry_run_shows_refusals_in_the_plan() {
     assert!(run.stdout.contains("vmbr7"), "{}", run.stdout);
     assert!(run.stdout.contains("--map-bridge"), "{}", run.stdout);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refusal_is_told_as_json_too() {
+    let case = Case::read(&scenarios().join("refusals/guest-locked.json"));
+    let world = case.start(Server::Embedded).await;
+    let before = listing(&world.root);
+    let run = world.run(&format!("--json {CLASSIC}")).await;
+    assert_eq!((run.code, run.stderr.as_str()), (Some(4), ""), "{run:?}");
+    let event: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(event["event"], "move-failed");
+    assert_eq!(event["exit_code"], 4);
+    assert!(event.to_string().contains("guest-locked"), "{event}");
+    world.is_untouched(&before, "--json");
+}

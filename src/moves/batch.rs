@@ -269,7 +269,7 @@ fn refusal(decision: &Decision) -> Failure {
     for verdict in refusals {
         let guest = verdict.guest.as_ref();
         failure.error.push(format!(
-            "{}{} [{}]\n           remedy: {}",
+            "{}{} [{}]\nremedy: {}",
             guest.map(|guest| format!("{guest}: ")).unwrap_or_default(),
             verdict.reason,
             verdict.code,
