@@ -54,6 +54,7 @@ impl Lab {
             route: Route::Relay,
             tool,
             limit: None,
+            adopt: false,
         };
         Lab {
             engine: ImageEngine::new(env!("CARGO_BIN_EXE_proxmove")),
