@@ -18,6 +18,7 @@ use crate::plan::facts::{Existing, ExistingMoves};
 use crate::plan::mark::Mark;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, show};
 use crate::report::Event;
+use crate::transfer::Pair;
 
 /// What a batch needs beside the mover.
 pub struct Batch<'a> {
@@ -147,13 +148,16 @@ impl Batch<'_> {
         }
         let was_running = began.map_or(plan.running, |began| began.mark.running);
         let mark = began.map_or_else(|| self.mark(&plan), |began| began.mark.clone());
-        let pairs = match self.hosts.pairs(&plan, request) {
+        let mut pairs = match self.hosts.pairs(&plan, request) {
             Ok(pairs) => pairs,
             Err(error) => {
                 let failure = Failure::new(ExitCode::Failed, &error);
                 return self.tell_failed(&plan.name, failure);
             }
         };
+        if began.is_some() {
+            adopt(&mut pairs, &plan, &mark);
+        }
         let job = GuestMove::new(plan, mark, pairs);
         match self.mover.run(&job, request).await {
             Ok(_) => ExitCode::Done,
@@ -216,6 +220,19 @@ impl Batch<'_> {
             exit_code: failure.exit.code(),
         });
         failure.exit
+    }
+}
+
+/// Takes those target volumes for ours that the mark of an interrupted move names, should our own files be lost.
+fn adopt(pairs: &mut [Pair], plan: &GuestPlan, mark: &Mark) {
+    for pair in pairs {
+        let planned = plan.drives.iter().find(|drive| drive.key == pair.drive);
+        pair.adopt = match planned.map(|drive| &drive.action) {
+            Some(DriveAction::Copy(volume)) => {
+                mark.volumes.get(&pair.drive) == Some(&volume.target)
+            }
+            Some(DriveAction::Set { .. } | DriveAction::Leave) | None => false,
+        };
     }
 }
 

@@ -165,6 +165,7 @@ impl Hosts {
                     route: volume.route,
                     tool: volume.tool,
                     limit,
+                    adopt: false,
                 })
             })
             .collect()

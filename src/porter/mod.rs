@@ -102,6 +102,7 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
                 path: options.path()?,
                 places: options.places()?,
                 image: options.is_image()?,
+                adopt: options.has("adopt"),
             };
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
         }

@@ -48,6 +48,8 @@ pub(crate) struct Order {
     pub(crate) places: Places,
     /// Whether the target is an image whose guest-visible content is received, when the sender sends such.
     pub(crate) image: bool,
+    /// Whether a volume without a manifest is ours, too.
+    pub(crate) adopt: bool,
 }
 
 /// Runs one pass over the streams from and to a sender.
@@ -151,7 +153,7 @@ impl Pass {
                 "something else than a hello",
             )));
         };
-        let claimed = target::claim(&order.path, &order.places.manifest(), layout)?;
+        let claimed = target::claim(&order.path, &order.places.manifest(), layout, order.adopt)?;
         Seal::break_it(&order.places.seal())?;
         let mut manifest = claimed.manifest;
         let path = &order.path;
@@ -161,7 +163,8 @@ impl Pass {
         let mut disk: Box<dyn Disk> = if image {
             // From here on a crash of the machine may leave an image whose tables are half written.
             manifest.set_writing(true)?;
-            if claimed.fresh {
+            // Whether its tables were written to their end, only the lost manifest knew.
+            if claimed.fresh || claimed.adopted {
                 Box::new(Image::create(claimed.file, path, size)?)
             } else {
                 let image = Image::open_writable(claimed.file, path)?;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::chunk::{CHUNK, length_of};
@@ -141,16 +141,25 @@ pub(crate) struct Claimed {
     pub(crate) manifest: Manifest,
     /// Whether the file has no content yet.
     pub(crate) fresh: bool,
+    /// Whether the file was there without a manifest, which claims nothing now.
+    pub(crate) adopted: bool,
 }
 
 /// Takes possession of the target: opens what is ours, or creates it, manifest first.
+///
+/// With `adopt`, the caller vouches that a file without a manifest is ours as well.
 pub(crate) fn claim(
     path: &Path,
     manifest_path: &Path,
     layout: Layout,
+    adopt: bool,
 ) -> Result<Claimed, PorterError> {
     if let Some(mut manifest) = Manifest::open_locked(manifest_path)? {
         match owner(path, Some(&manifest.header))? {
+            // An adoption that was broken off.
+            Owner::Foreign if adopt && manifest.header.inode.is_none() => {
+                return take_over(path, manifest, layout);
+            }
             Owner::Foreign => return Err(foreign(path)),
             Owner::Us => {
                 let file = OpenOptions::new()
@@ -170,6 +179,7 @@ pub(crate) fn claim(
                     file,
                     manifest,
                     fresh,
+                    adopted: false,
                 });
             }
             Owner::Nobody => {
@@ -183,7 +193,12 @@ pub(crate) fn claim(
         }
     }
     if owner(path, None)? != Owner::Nobody {
-        return Err(foreign(path));
+        let plain = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+        if !adopt || !plain {
+            return Err(foreign(path));
+        }
+        let manifest = Manifest::create_locked(manifest_path, path, layout)?;
+        return take_over(path, manifest, layout);
     }
     let manifest = Manifest::create_locked(manifest_path, path, layout)?;
     create(path, manifest)
@@ -223,6 +238,28 @@ fn create(path: &Path, mut manifest: Manifest) -> Result<Claimed, PorterError> {
         file,
         manifest,
         fresh: true,
+        adopted: false,
+    })
+}
+
+/// Opens a file that is there and that the caller says is ours; the manifest claims nothing of it.
+fn take_over(path: &Path, mut manifest: Manifest, layout: Layout) -> Result<Claimed, PorterError> {
+    manifest.forget_all()?;
+    manifest.header.path = path.display().to_string();
+    manifest.header.layout = layout;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        // What a link leads to was never ours.
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(path)
+        .map_err(PorterError::file("open", path))?;
+    note_inode(&mut manifest, &file, path)?;
+    Ok(Claimed {
+        file,
+        manifest,
+        fresh: false,
+        adopted: true,
     })
 }
 

@@ -29,6 +29,7 @@ struct Lab {
     source_image: bool,
     target_image: bool,
     limit: Option<u64>,
+    adopt: bool,
 }
 
 impl Lab {
@@ -41,6 +42,7 @@ impl Lab {
             source_image: false,
             target_image: false,
             limit: None,
+            adopt: false,
             root,
         }
     }
@@ -72,6 +74,7 @@ impl Lab {
             path: self.target.clone(),
             places: self.places(),
             image: self.target_image,
+            adopt: self.adopt,
         };
         let (data_out, data_in) = io::pipe().expect("pipe");
         let (have_out, have_in) = io::pipe().expect("pipe");
@@ -440,6 +443,70 @@ fn a_foreign_file_is_never_touched() {
 }
 
 #[test]
+fn a_volume_whose_manifest_was_lost_is_adopted_when_it_is_vouched_for() {
+    for (purpose, target_image) in [
+        (Purpose::FinalFull, false),
+        (Purpose::FinalTransfer, false),
+        (Purpose::Precopy, false),
+        (Purpose::FinalFull, true),
+    ] {
+        let mut lab = Lab::new();
+        lab.target_image = target_image;
+        let size = 8 * MIB;
+        noise(&lab.source, 0, size, 1);
+        lab.pass(Purpose::Precopy);
+        places::tidy(&lab.places()).expect("loses all files of ours");
+        noise(&lab.source, MIB, 10, 2);
+        set_length(&lab.source, size + 512);
+        lab.refused(purpose);
+        let seen = places::observe(&lab.target, &lab.places()).expect("observes");
+        assert_eq!(seen, Target::Foreign);
+        lab.adopt = true;
+        let pass = lab.pass(purpose);
+        if purpose == Purpose::FinalFull && !target_image {
+            let little = PAGE as u64 + CHUNK as u64;
+            assert!(pass.counts.carried <= little, "{:?}", pass.counts);
+        } else {
+            assert_eq!(pass.counts.carried, size);
+        }
+        lab.adopt = false;
+        let last = lab.pass(Purpose::FinalFull);
+        assert_eq!((last.counts.carried, last.repaired), (0, 0));
+        assert!(lab.sealed());
+        if !target_image {
+            lab.same();
+        }
+    }
+}
+
+#[test]
+fn only_a_plain_file_is_adopted() {
+    let mut lab = Lab::new();
+    lab.adopt = true;
+    noise(&lab.source, 0, MIB, 1);
+    let precious = lab.root.path().join("precious");
+    fs::write(&precious, "precious").expect("writes");
+    fs::create_dir(lab.root.path().join("126")).expect("creates");
+    std::os::unix::fs::symlink(&precious, &lab.target).expect("links");
+    let (_, received) = lab.refused(Purpose::Precopy);
+    assert!(
+        matches!(received, PorterError::Foreign { .. }),
+        "{received}"
+    );
+    assert_eq!(fs::read(&precious).expect("reads"), b"precious");
+    // Another file in the place of ours is not adopted either while our manifest names that one.
+    fs::remove_file(&lab.target).expect("removes");
+    lab.pass(Purpose::Precopy);
+    fs::rename(&precious, &lab.target).expect("renames");
+    let (_, received) = lab.refused(Purpose::Precopy);
+    assert!(
+        matches!(received, PorterError::Foreign { .. }),
+        "{received}"
+    );
+    assert_eq!(fs::read(&lab.target).expect("reads"), b"precious");
+}
+
+#[test]
 fn discard_and_tidy_leave_nothing_of_ours_and_everything_else() {
     let lab = Lab::new();
     noise(&lab.source, 0, MIB, 1);
@@ -755,6 +822,7 @@ fn what_the_disk_did_not_keep_is_named_by_its_offset() {
         path: lab.target.clone(),
         places: lab.places(),
         image: false,
+        adopt: false,
     };
     let mut touched = super::prove::Touched::new(64);
     touched.add(0, 64);

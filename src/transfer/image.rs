@@ -166,9 +166,12 @@ impl ImageEngine {
         let mut send = Command::new(&source)
             .arg("porter")
             .args(send_arguments(pair, pass));
-        let receive = Command::new(&target)
+        let mut receive = Command::new(&target)
             .arg("porter")
             .args(target_arguments("receive", pair));
+        if pair.adopt {
+            receive = receive.args(["--adopt", "yes"]);
+        }
         let carried = match pair.route {
             Route::Relay => {
                 let receiver = pair.target.shell.stream(&receive).await;

@@ -91,6 +91,9 @@ pub struct Pair {
     pub tool: Tool,
     /// Limit for this pair.
     pub limit: Option<Bandwidth>,
+    /// Whether the mark of an interrupted move names the target volume. Then a pass takes it for ours although nothing
+    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file.
+    pub adopt: bool,
 }
 
 /// What a pass is for.
