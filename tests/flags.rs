@@ -431,7 +431,7 @@ async fn help_and_version_need_nothing() {
     );
     let run = world.run("man").await;
     assert_eq!(run.code, Some(0));
-    assert!(run.stdout.contains(".TH proxmove 1"), "{}", run.stdout);
+    assert!(run.stdout.contains(".TH PROXMOVE 1"), "{}", run.stdout);
     assert!(
         run.stdout.contains("wait\\-before\\-stop"),
         "{}",
@@ -516,21 +516,38 @@ async fn stop_timeout_is_how_long_a_guest_may_take() {
     );
 }
 
+/// A world in which the storage hosts do not reach each other.
+async fn split() -> World {
+    let edit = serde_json::json!({
+        "section": "storage:banana:local-ssd@node2", "find": "temp=", "replace": "peer=127.0.0.1:1\n  temp="
+    });
+    let mut case: Case = serde_json::from_str(RUNNING).unwrap();
+    case.edits.push(serde_json::from_value(edit).unwrap());
+    case.start(Server::OpenSsh("/usr/sbin/sshd".into())).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn route_relay_goes_through_this_machine() {
+async fn route_relay_works_where_the_hosts_do_not_reach_each_other() {
     if !Path::new("/usr/sbin/sshd").exists() {
         not_run::not_run("--route", "openssh-server is not installed");
         return;
     }
-    let case: Case = serde_json::from_str(RUNNING).unwrap();
-    let world = case.start(Server::OpenSsh("/usr/sbin/sshd".into())).await;
+    let world = split().await;
     let route = |plan: &Value| plan["guests"][0]["drives"][0]["route"].clone();
+    assert_eq!(route(&plan(&world, "").await), "direct", "it is tried");
     assert_eq!(route(&plan(&world, "--route direct").await), "direct");
     assert_eq!(route(&plan(&world, "--route relay").await), "relay");
-    let run = world.run(&format!("--debug --route relay {CLASSIC}")).await;
-    assert_eq!(run.code, Some(0), "{run:?}");
-    // The direct route runs ssh on the source's host; the relay opens a stream to each.
-    assert!(!run.stderr.contains("--ssh"), "{}", run.stderr);
+    let events = moved(&world, "--route direct", 5).await;
+    assert_eq!(named(&events, "move-failed").len(), 1, "{events:?}");
+    assert_eq!(world.runs("apple", 565), Some(true));
+    let events = moved(&world, "--route relay", 0).await;
+    assert!(named(&events, "warning").is_empty(), "{events:?}");
+    is_whole(&world);
+
+    let world = split().await;
+    let events = moved(&world, "--route auto", 0).await;
+    let warnings = named(&events, "warning");
+    assert!(warnings[0].to_string().contains("relaying"), "{warnings:?}");
     is_whole(&world);
 }
 
@@ -671,7 +688,7 @@ async fn config_show_derives_what_the_file_leaves_out() {
         "[pve:apple] ; from {stage}/home/.proxmoverc\napi=https://root@pam:***@",
         "[storage:apple:local@node1] ; from {stage}/home/.proxmoverc\n",
         "[storage:banana:local-ssd@node2] ; from ",
-        "path=/srv/local-ssd/images\n",
+        "srv/local-ssd/images\n  temp=",
     ] {
         assert!(shown.contains(words), "no {words}: {shown}");
     }

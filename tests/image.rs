@@ -19,6 +19,9 @@ use proxmove::transfer::{
 };
 use proxmove::units::{Bandwidth, Bytes};
 
+#[path = "image/delta.rs"]
+mod delta;
+
 const MIB: u64 = 1 << 20;
 const FINAL: Pass = Pass::Final(Verify::Full);
 
@@ -351,7 +354,7 @@ async fn a_damaged_porter_is_replaced_before_it_runs() {
         .into_iter()
         .find(|name| name.starts_with("proxmove-porter-"))
         .expect("the porter");
-    fs::write(temp.join(&name), "#!/bin/sh\necho proxmove porter 1\n").expect("writes");
+    fs::write(temp.join(&name), "#!/bin/sh\necho proxmove porter 2\n").expect("writes");
     // A run of its own, which finds a file by that name.
     let engine = ImageEngine::new(env!("CARGO_BIN_EXE_proxmove"));
     engine

@@ -2,20 +2,23 @@
 //!
 //! Moments are drawn from a seed and spread over the whole of a move, whose length is measured first. What was sent
 //! already is not sent again: the hosts count what arrives, also of runs that could not tell any more.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/stage.rs"]
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
-use stage::{Ended, MIB, clusters, disk, guest, launch, moved, names, nothing_left, proved, received, run, runs};
+use stage::{
+    Ended, MIB, clusters, disk, guest, launch, moved, names, nothing_left, proved, received, run,
+    runs,
+};
 
 /// The size of each guest's disk.
-const SIZE: u64 = 64 * MIB;
+const SIZE: u64 = 128 * MIB;
 /// How often a move may have to be run again after its last kill. More than once only where a killed run's own commands
 /// are still ending.
 const RERUNS: usize = 3;
@@ -35,13 +38,25 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
     let stage = stage::start(clusters(guests), |settings| {
         settings.seed = seed;
         settings.hot_bytes = Some(128 * 1024);
-        settings.filled = 0.4;
+        settings.filled = 0.2;
     })
     .await;
     let mut random = fastrand::Rng::with_seed(seed);
     let command = |name: &'static str| -> Vec<String> {
-        let place = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", name];
-        options.iter().chain(&place).map(|word| (*word).to_owned()).collect()
+        let place = [
+            "--json",
+            "--yes",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            name,
+        ];
+        options
+            .iter()
+            .chain(&place)
+            .map(|word| (*word).to_owned())
+            .collect()
     };
     let words = |number: u32| {
         let mut words = command("");
@@ -58,7 +73,7 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
     let whole = start(0).wait().expect(0);
     let carried = whole.events().pop().unwrap()["carried"].as_u64().unwrap();
     let wire = received(&stage, "200");
-    assert!(carried > SIZE / 4 && wire > SIZE / 8, "{carried} {wire}");
+    assert!(carried > SIZE / 8 && wire > SIZE / 16, "{carried} {wire}");
 
     let mut rungs: BTreeMap<String, usize> = BTreeMap::new();
     let (mut kills, mut moves, mut runs, mut worst) = (0, 0, 0, 0.0_f64);
@@ -96,20 +111,26 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
         moves += 1;
         // In content bytes: what arrived beyond an undisturbed move, which carries the same content.
         let more = received(&stage, &vmid.to_string()).saturating_sub(wire);
-        let percent = more as f64 * (carried as f64 / wire as f64) / SIZE as f64 * 100.0 / killed as f64;
+        let percent = more as f64 * (carried as f64 / wire as f64) / SIZE as f64 * 100.0;
         worst = worst.max(percent);
         resent.push((percent, vmid));
     }
     nothing_left(&stage);
     let mean = resent.iter().map(|(percent, _)| percent).sum::<f64>() / resent.len() as f64;
     eprintln!(
-        "{format} {options:?}: {kills} kills of {moves} moves of {:.1} s, {runs} reruns; resent per kill {mean:.2} % of the disk on \
+        "{format} {options:?}: {kills} kills of {moves} moves of {:.1} s, {runs} reruns; resent per move {mean:.2} % of the disk on \
          average, {worst:.2} % at most; killed at {rungs:?}",
         whole.duration.as_secs_f64()
     );
     assert!(kills >= KILLS, "only {kills} kills");
-    let too_much: Vec<_> = resent.iter().filter(|(percent, _)| *percent > 5.0).collect();
-    assert!(too_much.is_empty(), "sent again, in percent of the disk: {too_much:?}");
+    let too_much: Vec<_> = resent
+        .iter()
+        .filter(|(percent, _)| *percent > 5.0)
+        .collect();
+    assert!(
+        too_much.is_empty(),
+        "sent again, in percent of the disk: {too_much:?}"
+    );
 }
 
 /// Runs a move until it ends well; returns how often that was.
@@ -123,7 +144,12 @@ fn converge(stage: &Stage, vmid: u32, start: impl Fn() -> stage::Running) -> usi
         if ended.code == 0 || is_done {
             return count;
         }
-        eprintln!("rerun {count} of {vmid} ended with {}: {}{}", ended.code, ended.stdout.lines().last().unwrap_or(""), ended.stderr);
+        eprintln!(
+            "rerun {count} of {vmid} ended with {}: {}{}",
+            ended.code,
+            ended.stdout.lines().last().unwrap_or(""),
+            ended.stderr
+        );
         last = Some(ended);
     }
     last.unwrap().expect(0);
@@ -137,10 +163,25 @@ fn rung(stage: &Stage, vmid: u32, number: u32) -> String {
     let source = strip(&stage::config(stage, "apple", vmid)["name"]);
     let target = names(stage, "banana")
         .into_iter()
-        .find(|name| *name == own || name.strip_prefix(&own).is_some_and(|rest| rest.starts_with("--")))
+        .find(|name| {
+            *name == own
+                || name
+                    .strip_prefix(&own)
+                    .is_some_and(|rest| rest.starts_with("--"))
+        })
         .map_or("none".to_owned(), |name| strip(&name));
-    let running = if runs(stage, "apple", vmid) { "running" } else { "stopped" };
-    let word = |name: String| if name.is_empty() { "named".to_owned() } else { name };
+    let running = if runs(stage, "apple", vmid) {
+        "running"
+    } else {
+        "stopped"
+    };
+    let word = |name: String| {
+        if name.is_empty() {
+            "named".to_owned()
+        } else {
+            name
+        }
+    };
     format!("source {} {running}, target {}", word(source), word(target))
 }
 
@@ -154,31 +195,62 @@ async fn killed_moves_of_qcow2_disks_over_the_relay_continue_where_they_were() {
     kill_moves(502, "qcow2", &["--bwlimit", "100", "--route", "relay"]).await;
 }
 
+/// Returns the private directories of senders on the direct route that are not in temp, whose name is too long here.
+fn lent_agents() -> BTreeSet<String> {
+    let names = std::fs::read_dir("/tmp").unwrap().flatten();
+    names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("proxmove-30") && name.contains(".agent-"))
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_porter_killed_on_either_side_is_no_harm() {
     let guests = (0..6)
-        .map(|number| guest(300 + number, &format!("vm{number}"), vec![disk("scsi0", "raw", SIZE)], 16 * 1024))
+        .map(|number| {
+            guest(
+                300 + number,
+                &format!("vm{number}"),
+                vec![disk("scsi0", "raw", SIZE)],
+                16 * 1024,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(guests), |settings| {
         settings.hot_bytes = Some(128 * 1024);
-        settings.filled = 0.4;
+        settings.filled = 0.2;
     })
     .await;
     let mut random = fastrand::Rng::with_seed(503);
+    let before = lent_agents();
     for number in 0..6_u32 {
-        let side = [" porter receive ", " porter send "][number as usize % 2];
+        let side = ["receive", "send"][number as usize % 2];
         let route = ["auto", "relay"][number as usize / 2 % 2];
         let name = format!("vm{number}");
         let words = [
-            "--json", "--yes", "--bwlimit", "100", "--route", route, "apple", "banana", "node2", "local-ssd", &name,
+            "--json",
+            "--yes",
+            "--bwlimit",
+            "100",
+            "--route",
+            route,
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            &name,
         ];
         let mut running = launch(&stage, &words, &[]);
         // Wait for the porter, then a little, then end it.
         let porter = loop {
-            assert!(!running.is_over(), "{name} was moved before its porter was seen");
+            assert!(
+                !running.is_over(),
+                "{name} was moved before its porter was seen"
+            );
             let found = stage::processes(&stage).into_iter().find(|(_, line)| {
                 // The porter itself, not the shell or the ssh that started it.
-                line.contains(side) && line.split(' ').next().is_some_and(|word| word.contains("proxmove-porter-"))
+                let words: Vec<&str> = line.split(' ').take(3).collect();
+                words[0].contains("proxmove-porter-") && words[1..] == ["porter", side]
             });
             match found {
                 Some((process, _)) => break process,
@@ -191,13 +263,16 @@ async fn a_porter_killed_on_either_side_is_no_harm() {
         let failed = ended.told("move-failed");
         let error = failed[0]["error"].as_array().unwrap();
         assert!(error.len() > 1, "{error:?}");
-        eprintln!("{side}{route}: {error:?}");
+        eprintln!("killed the porter that is to {side}, {route}: {error:?}");
         assert!(runs(&stage, "apple", 300 + number));
         run(&stage, &words).expect(0);
         let target = moved(&stage, ("apple", 300 + number), "banana", &name);
         proved(&stage, ("apple", 300 + number), ("banana", target));
     }
     nothing_left(&stage);
+    // A killed sender had no time to remove its private directory.
+    let left: Vec<_> = lent_agents().difference(&before).cloned().collect();
+    assert_eq!(left, [] as [String; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -205,15 +280,51 @@ async fn whatever_the_api_loses_a_rerun_converges() {
     let unreachable = || FaultKind::Error(595, "No route to host".to_owned());
     let (create, config) = ("/nodes/node2/qemu", "/nodes/*/qemu/*/config");
     let faults = [
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", FaultKind::LostAnswer, 1),
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", FaultKind::LostRequest, 1),
-        ("apple", "POST", "/nodes/*/qemu/*/status/shutdown", unreachable(), 1),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            FaultKind::LostAnswer,
+            1,
+        ),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            FaultKind::LostRequest,
+            1,
+        ),
+        (
+            "apple",
+            "POST",
+            "/nodes/*/qemu/*/status/shutdown",
+            unreachable(),
+            1,
+        ),
         ("banana", "POST", create, FaultKind::LostAnswer, 1),
         ("banana", "POST", create, FaultKind::LostRequest, 1),
         ("banana", "POST", create, unreachable(), 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", FaultKind::LostAnswer, 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", FaultKind::LostRequest, 1),
-        ("banana", "POST", "/nodes/*/qemu/*/status/start", unreachable(), 1),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            FaultKind::LostAnswer,
+            1,
+        ),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            FaultKind::LostRequest,
+            1,
+        ),
+        (
+            "banana",
+            "POST",
+            "/nodes/*/qemu/*/status/start",
+            unreachable(),
+            1,
+        ),
         ("apple", "PUT", config, FaultKind::LostAnswer, 1),
         ("apple", "PUT", config, FaultKind::LostRequest, 2),
         ("apple", "PUT", config, FaultKind::LostAnswer, 2),
@@ -226,7 +337,14 @@ async fn whatever_the_api_loses_a_rerun_converges() {
         ("banana", "POST", config, FaultKind::LostRequest, 3),
     ];
     let guests = (0..faults.len() as u32)
-        .map(|number| guest(400 + number, &format!("vm{number}"), vec![disk("scsi0", "qcow2", 16 * MIB)], 64 * 1024))
+        .map(|number| {
+            guest(
+                400 + number,
+                &format!("vm{number}"),
+                vec![disk("scsi0", "qcow2", 16 * MIB)],
+                64 * 1024,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(guests), |settings| settings.filled = 0.2).await;
     for (number, (cluster, method, path, kind, nth)) in faults.into_iter().enumerate() {
@@ -238,20 +356,43 @@ async fn whatever_the_api_loses_a_rerun_converges() {
             nth: Some(nth),
             ..Fault::first(method, path, kind)
         });
-        let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", &name];
+        let words = [
+            "--json",
+            "--yes",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            &name,
+        ];
         let first = run(&stage, &words);
         let mut count = 1;
         if first.code != 0 {
-            assert!([5, 6].contains(&first.code), "{what}: {}\n{}{}", first.code, first.stdout, first.stderr);
+            assert!(
+                [5, 6].contains(&first.code),
+                "{what}: {}\n{}{}",
+                first.code,
+                first.stdout,
+                first.stderr
+            );
             // The API is back.
             stage.simulation.faults().clear();
             count += converge(&stage, vmid, || launch(&stage, &words, &[]));
         }
-        eprintln!("{what}: {} runs, the first ended with {}", count, first.code);
+        eprintln!(
+            "{what}: {} runs, the first ended with {}",
+            count, first.code
+        );
         let target = moved(&stage, ("apple", vmid), "banana", &name);
         proved(&stage, ("apple", vmid), ("banana", target));
         // No second guest came of a create whose answer was lost.
-        let twins = names(&stage, "banana").iter().filter(|known| known.starts_with(&name) && (known.len() == name.len() || known[name.len()..].starts_with("--"))).count();
+        let twins = names(&stage, "banana")
+            .iter()
+            .filter(|known| {
+                known.starts_with(&name)
+                    && (known.len() == name.len() || known[name.len()..].starts_with("--"))
+            })
+            .count();
         assert_eq!(twins, 1, "{what}: {:?}", names(&stage, "banana"));
     }
     nothing_left(&stage);

@@ -1,25 +1,39 @@
 //! Whole moves by the real program: what was written before the stop is on the target, and all else is as promised.
 //!
 //! The guests write numbered records (`sim/guest.rs`); the clusters answer over HTTPS and the hosts over SSH.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/stage.rs"]
 mod stage;
 
 use std::collections::BTreeMap;
 
+use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::DiskSpec;
-use stage::{MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs};
+use serde_json::Value;
+use stage::{
+    MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs,
+};
 
 const GIB: u64 = 1 << 30;
 
 /// Keys that a move changes, or that belong to one guest only.
 const OF_ITS_OWN: [&str; 4] = ["digest", "meta", "vmgenid", "name"];
 
-/// Compares two configurations key by key: all but drives have equal values, and the same drives are there.
+/// Returns the changes of the configuration that `-n` announces.
 #[track_caller]
-fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>) {
+fn announced(stage: &Stage, arguments: &[&str]) -> Vec<Value> {
+    stage.simulation.faults().forget();
+    let run = run(stage, &[&["-n"], arguments].concat()).expect(0);
+    assert_eq!(stage.simulation.faults().writes(), []);
+    let plan: Value = serde_json::from_str(&run.stdout).unwrap();
+    plan["guests"][0]["changes"].as_array().unwrap().clone()
+}
+
+/// Compares two configurations key by key: equal values, apart from the volumes and from what was announced.
+#[track_caller]
+fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>, announced: &[Value]) {
     let is_drive = |key: &str| proxmove::sim::world::guest::is_drive(key);
     for (key, value) in source {
         let key = key.as_str();
@@ -30,14 +44,22 @@ fn same(source: &BTreeMap<String, String>, target: &BTreeMap<String, String>) {
             panic!("{key}: {value} is missing on the target: {target:?}");
         };
         if is_drive(key) {
-            // The volume is another one; its options are the same.
+            // The volume is another one; its options are the same, apart from one that may be announced.
+            let trims = announced
+                .iter()
+                .any(|change| change["key"] == key && change.to_string().contains("discard=on"));
             let options = |value: &str| {
                 let mut options: Vec<String> =
                     value.split(',').skip(1).map(str::to_owned).collect();
                 options.sort();
                 options
             };
-            assert_eq!(options(value), options(moved), "{key}");
+            let mut expected = options(value);
+            if trims {
+                expected.push("discard=on".to_owned());
+                expected.sort();
+            }
+            assert_eq!(expected, options(moved), "{key}: {announced:?}");
         } else {
             assert_eq!(value, moved, "{key}");
         }
@@ -58,13 +80,22 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
     }
     let stage = stage::start(world, |settings| settings.seed = seed).await;
     let before = config(&stage, "apple", 565);
-    let arguments = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "web1"];
+    let arguments = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
+    let changes = announced(&stage, &arguments);
     let run = run(&stage, &arguments).expect(0);
 
     let vmid = moved(&stage, ("apple", 565), "banana", "web1");
     let records = proved(&stage, ("apple", 565), ("banana", vmid));
     assert!(records > 100, "only {records} records were written");
-    same(&before, &config(&stage, "banana", vmid));
+    same(&before, &config(&stage, "banana", vmid), &changes);
     nothing_left(&stage);
 
     // JSON lines and nothing else, a summary last.
@@ -97,14 +128,21 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
 
 /// Runs the same command once more: it says that the guest was moved, and changes nothing.
 #[track_caller]
-fn again(stage: &proxmove::sim::stage::Stage, arguments: &[&str], target: &str, vmid: u32) {
+fn again(stage: &Stage, arguments: &[&str], target: &str, vmid: u32) {
     let before = (config(stage, "apple", 565), config(stage, target, vmid));
     stage.simulation.faults().forget();
     let run = run(stage, arguments).expect(4);
     assert!(run.stderr.contains("moved already"), "{}", run.stderr);
-    assert!(run.events().is_empty() || run.told("move-done").is_empty(), "{}", run.stdout);
+    assert!(
+        run.events().is_empty() || run.told("move-done").is_empty(),
+        "{}",
+        run.stdout
+    );
     assert_eq!(stage.simulation.faults().writes(), []);
-    assert_eq!(before, (config(stage, "apple", 565), config(stage, target, vmid)));
+    assert_eq!(
+        before,
+        (config(stage, "apple", 565), config(stage, target, vmid))
+    );
     assert_eq!(left_files(stage), [] as [std::path::PathBuf; 0]);
 }
 
@@ -127,7 +165,10 @@ async fn two_disks_and_state_that_must_be_converted_are_moved_while_their_guest_
     let disks = vec![
         option("discard=on,cache=writeback", disk("scsi0", "raw", 4 * GIB)),
         option("iothread=1", disk("virtio3", "qcow2", GIB)),
-        option("efitype=4m,pre-enrolled-keys=1", disk("efidisk0", "qcow2", 540_672)),
+        option(
+            "efitype=4m,pre-enrolled-keys=1",
+            disk("efidisk0", "qcow2", 540_672),
+        ),
         // Before release 9, the state of a TPM has to be raw: this one is converted on the way.
         option("version=v2.0", disk("tpmstate0", "qcow2", 4 * MIB)),
     ];
@@ -145,7 +186,16 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
         .join("apple/node1/var/lib/vz/images/565/vm-565-disk-0.qcow2");
     let content = std::fs::read(&image).unwrap();
     let before = config(&stage, "apple", 565);
-    let arguments = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "web1"];
+    let arguments = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
+    let changes = announced(&stage, &arguments);
     let ended = run(&stage, &arguments).expect(0);
     let summary = ended.events().pop().unwrap();
     assert_eq!(summary["event"], "move-done");
@@ -157,7 +207,7 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
     assert_eq!(retired["name"], "web1--MIGRATED");
     assert_eq!(retired["onboot"], "0");
     let kept = config(&stage, "banana", vmid);
-    same(&before, &kept);
+    same(&before, &kept, &changes);
     assert_eq!(kept["onboot"], "1");
     let copy = stage.simulation.directory.join(format!(
         "banana/node2/srv/local-ssd/images/{vmid}/vm-{vmid}-disk-0.qcow2"
@@ -194,12 +244,18 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
     let one = run(&stage, &[&place[..], &["mail1", "log1"]].concat()).expect(5);
     let failed = one.told("move-failed");
     assert_eq!(failed.len(), 1);
-    assert_eq!((&failed[0]["guest"], &failed[0]["exit_code"]), (&"mail1".into(), &5.into()));
+    assert_eq!(
+        (&failed[0]["guest"], &failed[0]["exit_code"]),
+        (&"mail1".into(), &5.into())
+    );
     let target = moved(&stage, ("apple", 104), "banana", "log1");
     proved(&stage, ("apple", 104), ("banana", target));
     // The failed one runs where it was, under its own name.
     let mail1 = config(&stage, "apple", 103);
-    assert_eq!((mail1["name"].as_str(), mail1["onboot"].as_str()), ("mail1", "1"));
+    assert_eq!(
+        (mail1["name"].as_str(), mail1["onboot"].as_str()),
+        ("mail1", "1")
+    );
     assert!(runs(&stage, "apple", 103));
 
     // A fault after the stop: the source is down, which is the worst.
@@ -211,9 +267,18 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
         ..Fault::first("PUT", "/nodes/node1/qemu/103/config", refuse)
     });
     let down = run(&stage, &[&place[..], &["mail1"]].concat()).expect(6);
-    assert!(down.told("move-failed")[0]["state"].as_str().unwrap().contains("stopped")
-        || down.told("move-failed")[0]["state"].as_str().unwrap().contains("STOPPED"),
-        "{}", down.stdout);
+    assert!(
+        down.told("move-failed")[0]["state"]
+            .as_str()
+            .unwrap()
+            .contains("stopped")
+            || down.told("move-failed")[0]["state"]
+                .as_str()
+                .unwrap()
+                .contains("STOPPED"),
+        "{}",
+        down.stdout
+    );
 
     // And mended: it continues to the end.
     stage.simulation.faults().clear();
@@ -228,12 +293,22 @@ async fn within_one_cluster_a_guest_is_moved_when_its_own_name_may_exist() {
     let web1 = guest(565, "web1", vec![disk("virtio0", "raw", 128 * MIB)], MIB);
     let stage = stage::start(clusters(vec![web1]), |settings| settings.seed = 9).await;
     let before = config(&stage, "apple", 565);
-    let place = ["--json", "--yes", "apple", "apple", "node2", "local-ssd", "web1"];
+    let place = [
+        "--json",
+        "--yes",
+        "apple",
+        "apple",
+        "node2",
+        "local-ssd",
+        "web1",
+    ];
     run(&stage, &place).expect(4);
-    run(&stage, &[&["--ignore-exists"], &place[..]].concat()).expect(0);
+    let place = [&["--ignore-exists"], &place[..]].concat();
+    let changes = announced(&stage, &place);
+    run(&stage, &place).expect(0);
     let vmid = moved(&stage, ("apple", 565), "apple", "web1");
     assert_ne!(vmid, 565);
     proved(&stage, ("apple", 565), ("apple", vmid));
-    same(&before, &config(&stage, "apple", vmid));
+    same(&before, &config(&stage, "apple", vmid), &changes);
     nothing_left(&stage);
 }

@@ -172,7 +172,8 @@ fn rich() -> Case {
                 "tags": "prod"
             }
         },
-        "source": {"storages": [{"isos": {"debian.iso": 65536}}], "pools": ["web"]}
+        "source": {"storages": [{"isos": {"debian.iso": 65536}}], "pools": ["web"]},
+        "files": {"apple/node1/var/lib/vz/images/565/vm-565-disk-0.raw": 16777216}
     }"#;
     serde_json::from_str(text).unwrap()
 }
@@ -190,7 +191,32 @@ async fn planned(options: &str, expect: Expect) -> Run {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_dry_run_prints_the_whole_plan_and_writes_nothing() {
-    planned("--map-bridge vmbr7=vmbr0 --bwlimit 100", expect![[""]]).await;
+    planned("--map-bridge vmbr7=vmbr0 --bwlimit 8 --route relay", expect![[r#"
+        web1: apple/565 on node1 (running) -> banana/100 on node2
+          ide2      set to none,media=cdrom
+          scsi1     local:565/vm-565-disk-1.raw (raw, 8.0 MiB, 0 B occupied) -> local-ssd:100/vm-100-disk-0.raw (raw)
+                    engine image, route relay, tool porter: through this machine, as asked; the porter runs on both hosts
+          virtio0   local:565/vm-565-disk-0.raw (raw, 16.0 MiB, 16.0 MiB occupied) -> local-ssd:100/vm-100-disk-1.raw (raw)
+                    engine image, route relay, tool porter: through this machine, as asked; the porter runs on both hosts
+          ide2      changed: local:iso/debian.iso is ejected
+          meta      dropped: the target writes its own (QEMU version and time of creation)
+          net1      changed: bridge vmbr7 becomes vmbr0 (--map-bridge)
+          pool      dropped: banana has no pool web, or root@pam may not see it
+          virtio0   added: discard=on, so that the guest can give space back to the storage
+          copy      16.0 MiB in about 17s, downtime about 21s
+
+        Estimates assume 976.6 KiB/s between the hosts, 500.0 MiB/s from disk and all of it read on both sides after the stop, 1 % changed between the last pre-copy and the stop, 20s to shut down.
+
+        Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.
+
+        Warnings:
+          web1: a network card has firewall=1; the guest's own firewall rules are not carried [firewall-rules]
+            -> copy /etc/pve/firewall/565.fw by hand if there is one
+          web1: its pool web is not on banana, so it will be in none [pool-missing]
+            -> create it first: pvesh create /pools --poolid web
+
+        Nothing forbids this move.
+    "#]]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -198,12 +224,125 @@ async fn a_dry_run_as_json_says_the_same() {
     let world = rich().start(Server::Embedded).await;
     let before = listing(&world.root);
     let run = world
-        .run(&format!("-n --json --map-bridge vmbr7=vmbr0 {CLASSIC}"))
+        .run(&format!(
+            "-n --json --map-bridge vmbr7=vmbr0 --route relay {CLASSIC}"
+        ))
         .await;
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     world.is_untouched(&before, "-n --json");
     let plan: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
-    expect![[""]].assert_eq(&world.plain(&format!("{plan:#}\n")));
+    expect![[r#"
+        {
+          "assumptions": "110.0 MiB/s between the hosts, 500.0 MiB/s from disk and all of it read on both sides after the stop, 1 % changed between the last pre-copy and the stop, 20s to shut down",
+          "guests": [
+            {
+              "bytes": 16777216,
+              "changes": [
+                {
+                  "action": "kept for later",
+                  "key": "boot",
+                  "reason": "set when its devices exist"
+                },
+                {
+                  "action": "changed",
+                  "key": "ide2",
+                  "reason": "local:iso/debian.iso is ejected"
+                },
+                {
+                  "action": "dropped",
+                  "key": "meta",
+                  "reason": "the target writes its own (QEMU version and time of creation)"
+                },
+                {
+                  "action": "changed",
+                  "key": "net1",
+                  "reason": "bridge vmbr7 becomes vmbr0 (--map-bridge)"
+                },
+                {
+                  "action": "dropped",
+                  "key": "pool",
+                  "reason": "banana has no pool web, or root@pam may not see it"
+                },
+                {
+                  "action": "added",
+                  "key": "virtio0",
+                  "reason": "discard=on, so that the guest can give space back to the storage"
+                }
+              ],
+              "copy-seconds": 1,
+              "downtime-seconds": 21,
+              "drives": [
+                {
+                  "action": "set",
+                  "drive": "ide2",
+                  "value": "none,media=cdrom"
+                },
+                {
+                  "action": "copy",
+                  "attach": "local-ssd:100/vm-100-disk-0.raw,discard=on",
+                  "because": "through this machine, as asked; the porter runs on both hosts",
+                  "drive": "scsi1",
+                  "engine": "image",
+                  "route": "relay",
+                  "size": 8388608,
+                  "source": "local:565/vm-565-disk-1.raw",
+                  "source-format": "raw",
+                  "target": "local-ssd:100/vm-100-disk-0.raw",
+                  "target-format": "raw",
+                  "tool": "porter",
+                  "used": 0
+                },
+                {
+                  "action": "copy",
+                  "attach": "local-ssd:100/vm-100-disk-1.raw,discard=on",
+                  "because": "through this machine, as asked; the porter runs on both hosts",
+                  "drive": "virtio0",
+                  "engine": "image",
+                  "route": "relay",
+                  "size": 16777216,
+                  "source": "local:565/vm-565-disk-0.raw",
+                  "source-format": "raw",
+                  "target": "local-ssd:100/vm-100-disk-1.raw",
+                  "target-format": "raw",
+                  "tool": "porter",
+                  "used": 16777216
+                }
+              ],
+              "from": "apple/565 on node1",
+              "name": "web1",
+              "pool": null,
+              "running": true,
+              "start": true,
+              "to": "banana/100 on node2"
+            }
+          ],
+          "node": "node2",
+          "refused": false,
+          "source": "apple",
+          "storage": "local-ssd",
+          "target": "banana",
+          "verdicts": [
+            {
+              "code": "firewall-rules",
+              "guests": [
+                "web1"
+              ],
+              "reason": "a network card has firewall=1; the guest's own firewall rules are not carried",
+              "remedy": "copy /etc/pve/firewall/565.fw by hand if there is one",
+              "severity": "warn"
+            },
+            {
+              "code": "pool-missing",
+              "guests": [
+                "web1"
+              ],
+              "reason": "its pool web is not on banana, so it will be in none",
+              "remedy": "create it first: pvesh create /pools --poolid web",
+              "severity": "warn"
+            }
+          ]
+        }
+    "#]].assert_eq(&world.plain(&format!("{plan:#}\n")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -17,6 +17,10 @@ use crate::report::{Event, PassKind};
 use crate::transfer::Pass;
 
 /// The keys that make a guest bootable; they name devices, so they follow the drives.
+///
+/// Not in the same call: Proxmox VE appends a new CD drive to the boot order the guest had before the call, and takes
+/// the keys of a call in no particular order, so the order in the call may be lost. They are set with the target's name,
+/// which nothing that runs can be without.
 const WITH_DRIVES: [&str; 2] = ["boot", "bootdisk"];
 
 impl Mover {
@@ -77,7 +81,8 @@ impl Mover {
             }
             Step::NameTarget => {
                 say(format!("giving the target its name {name}"));
-                let change = change([("name", name.clone())]);
+                let mut change = change([("name", name.clone())]);
+                change.set.extend(boot(job));
                 self.configure_target(job, step, change).await
             }
             Step::RetireSource => {
@@ -145,11 +150,9 @@ impl Mover {
             .guest(&plan.target)
             .await
             .map_err(job.api("observing the target"))?;
-        let mut set: BTreeMap<String, String> = missing_drives(plan, &target).into_iter().collect();
-        for key in WITH_DRIVES {
-            if let Some(value) = plan.finish.get(key) {
-                set.insert(key.to_owned(), value.clone());
-            }
+        let set: BTreeMap<String, String> = missing_drives(plan, &target).into_iter().collect();
+        if set.is_empty() {
+            return Ok(());
         }
         let change = ConfigChange {
             set,
@@ -239,6 +242,14 @@ impl Mover {
             .await
             .map_err(job.api(step))
     }
+}
+
+/// Returns the boot order, and what else can only be set when the drives are there.
+fn boot(job: &GuestMove) -> impl Iterator<Item = (String, String)> {
+    WITH_DRIVES.into_iter().filter_map(|key| {
+        let value = job.plan.finish.get(key)?;
+        Some((key.to_owned(), value.clone()))
+    })
 }
 
 fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {

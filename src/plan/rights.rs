@@ -82,6 +82,16 @@ pub fn privileges_for(key: &str) -> Option<&'static [&'static str]> {
     })
 }
 
+/// Returns path and privilege of a refusal in Proxmox VE's words: `Permission check failed (/vms/565, VM.Config.Disk)`.
+///
+/// A refusal that names several privileges, with `|` between them, is answered with the first.
+pub fn refused_right(why: &str) -> Option<(&str, &str)> {
+    let (_, right) = why.split_once("Permission check failed (")?;
+    let (path, privileges) = right.split_once(')')?.0.split_once(", ")?;
+    let privilege = privileges.split(['|', ',']).next()?;
+    Some((path, privilege.trim())).filter(|(path, _)| path.starts_with('/'))
+}
+
 /// Returns what a move needs on the source for one guest.
 pub fn on_source(guest: &WantedGuest) -> Vec<Right> {
     let path = format!("/vms/{}", guest.detail.place.vmid);

@@ -145,20 +145,21 @@ fn ssh(door: &Door, socket: &Path, known_hosts: &Path) -> Command {
 
 /// Makes a directory for us alone, in temp unless a socket in there would have too long a name.
 fn private_directory(places: &Places) -> Result<tempfile::TempDir, PorterError> {
-    let prefix = format!("proxmove-{}.agent-", places.name());
+    // With our number, so that it can be told whether its maker still lives (`transfer/image.rs`, tidying).
+    let prefix = format!("proxmove-{}.agent-{}-", places.name(), std::process::id());
     let room = places.temp().as_os_str().len() + prefix.len() + 16;
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let short = runtime
-        .filter(|path| path.is_dir() && path.as_os_str().len() < SOCKET_LIMIT / 2)
+        .filter(|path| path.is_dir() && path.as_os_str().len() < SOCKET_LIMIT / 3)
         .unwrap_or_else(|| PathBuf::from("/tmp"));
-    let (parent, prefix) = if room < SOCKET_LIMIT {
-        (places.temp(), prefix.as_str())
+    let parent = if room < SOCKET_LIMIT {
+        places.temp()
     } else {
-        (short.as_path(), "proxmove-")
+        short.as_path()
     };
     // The crate makes it with mode 0700.
     tempfile::Builder::new()
-        .prefix(prefix)
+        .prefix(&prefix)
         .tempdir_in(parent)
         .map_err(PorterError::file("create a directory in", parent))
 }

@@ -13,10 +13,10 @@
 //! porter never asks an API, never decides what to move, never writes to a source, and touches no target that a
 //! manifest of ours does not name. It needs no state from an earlier run but the manifest on the target.
 //!
-//! Read next: `chunk.rs` and `wire.rs` (the values), `send.rs`, `receive.rs`, `have.rs`, `write.rs` and
-//! `prove.rs` (a pass), `content.rs`,
-//! `target.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
+//! Read next: `chunk.rs`, `pages.rs` and `wire.rs` (the values), `send.rs`, `peer.rs`, `question.rs`, `receive.rs`,
+//! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
 
+mod answer;
 mod chunk;
 mod content;
 mod direct;
@@ -24,9 +24,12 @@ mod error;
 mod have;
 mod manifest;
 mod pace;
+mod pages;
+mod peer;
 mod places;
 mod prove;
 mod qcow2;
+mod question;
 mod receive;
 mod seal;
 mod send;
@@ -92,7 +95,7 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
     };
     let options = Options::parse(rest)?;
     match verb.as_str() {
-        "version" => print(b"proxmove porter 1\n"),
+        "version" => print(wire::PREFACE),
         "send" => send(&options, teller),
         "receive" => {
             let order = receive::Order {

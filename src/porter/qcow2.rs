@@ -155,7 +155,16 @@ impl Content for Image {
 
 impl Disk for Image {
     fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
-        self.shared()?.write(bytes, index * CHUNK as u64)
+        self.write_part(index, 0, bytes)
+    }
+
+    fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        self.shared()?
+            .write(bytes, index * CHUNK as u64 + offset as u64)
+    }
+
+    fn read(&self, index: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.shared()?.read(bytes, index * CHUNK as u64)
     }
 
     fn zero(&self, first: u64, count: u64) -> io::Result<()> {

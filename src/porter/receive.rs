@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  manifest or disk --> what we have of each chunk --> output
-//!  input --> unpack, check --> write batches --> sync, then claim in the manifest
+//!  questions --> read the chunk --> what tells its pages apart --> output
+//!  input --> unpack, patch, check --> write batches --> sync, then claim in the manifest
 //! ```
 //! Before the last pass succeeds, everything is on the disk, was compared with what the source has (full verification:
 //! as read from the disk, past its caches), and both sides agree on a digest of the whole. When the other side goes
 //! away, what arrived is synced and claimed first. Touches no file that no manifest of ours names. Read next:
-//! `have.rs`, `write.rs`, `prove.rs`.
+//! `have.rs`, `answer.rs`, `write.rs`, `prove.rs`.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -17,19 +18,20 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::answer::Answers;
 use super::chunk::{CHUNK, chunks_of};
 use super::content::Content;
 use super::error::PorterError;
-use super::have::{tell_claims, tell_disk};
+use super::have::{Heard, tell_claims, tell_disk};
 use super::manifest::{Manifest, sync_directory};
+use super::peer::peer_error;
 use super::places::Places;
 use super::prove::{Touched, digest, open_content, read_back};
 use super::qcow2::Image;
 use super::seal::{Seal, SourceState};
-use super::send::peer_error;
 use super::target::{self, Disk, RawDisk};
 use super::tell::Teller;
-use super::wire::{self, Frame, Layout, Purpose};
+use super::wire::{self, Frame, Layout, Patch, Purpose};
 use super::write::{Item, Writer};
 
 /// After this long without a word from the other side, which speaks every few seconds, it is taken to be gone.
@@ -55,7 +57,7 @@ pub(crate) fn receive(
     output: impl Write + Send + 'static,
     teller: &Teller,
 ) -> Result<(), PorterError> {
-    let output = Output(Arc::new(Mutex::new(Box::new(output))));
+    let output = Output::new(output);
     output.bytes(wire::PREFACE)?;
     let frames = listen(input);
     let result = Pass::begin(order, &frames, output.clone())
@@ -75,6 +77,10 @@ pub(crate) fn receive(
 pub(crate) struct Output(Arc<Mutex<Box<dyn Write + Send>>>);
 
 impl Output {
+    pub(crate) fn new(output: impl Write + Send + 'static) -> Output {
+        Output(Arc::new(Mutex::new(Box::new(output))))
+    }
+
     pub(crate) fn frame(&self, frame: &Frame) -> Result<(), PorterError> {
         self.bytes(&wire::encode(frame))
     }
@@ -126,6 +132,7 @@ struct Pass {
     manifest: Arc<Manifest>,
     disk: Arc<dyn Disk>,
     output: Output,
+    heard: Arc<Heard>,
 }
 
 impl Pass {
@@ -184,6 +191,7 @@ impl Pass {
             manifest: Arc::new(manifest),
             disk: Arc::from(disk),
             output,
+            heard: Arc::default(),
         })
     }
 
@@ -201,7 +209,11 @@ impl Pass {
             order.path.clone(),
         );
         let mut touched = Touched::new(chunks_of(self.size));
-        let arrived = self.take_all(frames, &mut writer, &mut touched);
+        let answers = Answers::start(&self.disk, &self.output);
+        let arrived = self.take_all(frames, &mut writer, &answers, &mut touched);
+        // The sender has heard all it needs, or will never hear anything again.
+        self.heard.note(u64::MAX);
+        answers.finish();
         // Whatever happened, what has arrived is synced and claimed.
         let written = writer.finish();
         let end = match arrived {
@@ -229,6 +241,7 @@ impl Pass {
         &self,
         frames: &Receiver<Result<Frame, PorterError>>,
         writer: &mut Writer,
+        answers: &Answers,
         touched: &mut Touched,
     ) -> Result<End, Stopped> {
         let chunks = chunks_of(self.size);
@@ -242,12 +255,33 @@ impl Pass {
                     if index >= chunks || bytes.len() != self.disk.length(index) {
                         return Err(outside(index));
                     }
+                    answers.forget(index);
                     touched.add(index, 1);
                     Item::Chunk {
                         index,
                         fingerprint,
                         bytes,
                     }
+                }
+                Frame::Ask { index } => {
+                    if index >= chunks {
+                        return Err(outside(index));
+                    }
+                    answers.ask(index).map_err(Stopped::Because)?;
+                    continue;
+                }
+                Frame::Patch(patch) => {
+                    if patch.index >= chunks {
+                        return Err(outside(patch.index));
+                    }
+                    let length = self.disk.length(patch.index);
+                    let chunk = answers.patched(&patch, length).map_err(Stopped::Because)?;
+                    touched.add(patch.index, 1);
+                    patched(patch, chunk)
+                }
+                Frame::Heard { count } => {
+                    self.heard.note(count);
+                    continue;
                 }
                 Frame::Zero { first, count } => {
                     if count == 0 || first.checked_add(count).is_none_or(|end| end > chunks) {
@@ -290,6 +324,7 @@ impl Pass {
             manifest,
             disk,
             output,
+            heard: _,
         } = self;
         let path = &order.path;
         // An image writes the last of its tables when it is closed.
@@ -335,17 +370,18 @@ impl Pass {
         repaired: Arc<AtomicU64>,
     ) -> Result<JoinHandle<Result<(), PorterError>>, PorterError> {
         let output = self.output.clone();
+        let heard = Arc::clone(&self.heard);
         let manifest = Arc::clone(&self.manifest);
         let chunks = chunks_of(self.size);
         if self.purpose != Purpose::FinalFull {
             return Ok(std::thread::spawn(move || {
-                tell_claims(&manifest, chunks, &output)
+                tell_claims(&manifest, chunks, &output, &heard)
             }));
         }
         let content = open_content(order, self.layout, self.size)?;
         let path = order.path.clone();
         Ok(std::thread::spawn(move || {
-            let told = tell_disk(content, &path, &manifest, &output, &repaired);
+            let told = tell_disk(content, &path, &manifest, &output, &repaired, &heard);
             if let Err(error) = &told {
                 let report = serde_json::to_vec(&error.report()).unwrap_or_default();
                 // If this cannot be told, the sender is gone and the pass ends anyway.
@@ -368,6 +404,32 @@ enum Stopped {
     Writer,
     /// Something else.
     Because(PorterError),
+}
+
+/// Returns what is to be written of a patched chunk.
+fn patched(patch: Patch, chunk: Vec<u8>) -> Item {
+    let Patch {
+        index,
+        fingerprint,
+        over_zeros,
+        pages,
+        bytes,
+    } = patch;
+    if over_zeros {
+        // Nobody has looked at what is there.
+        Item::Chunk {
+            index,
+            fingerprint,
+            bytes: chunk,
+        }
+    } else {
+        Item::Pages {
+            index,
+            fingerprint,
+            pages,
+            bytes,
+        }
+    }
 }
 
 fn outside(index: u64) -> Stopped {

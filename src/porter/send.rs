@@ -1,32 +1,35 @@
 //! The sending side of a pass: reads the source once, in order, and sends the chunks that differ.
 //!
 //! ```text
-//!  source --> reading ahead --> compare, compress --> pace --> output
+//!  source --> reading ahead --> compare, ask, compress --> pace --> output
 //!                                     ^
-//!                  input --> what the receiver has of each chunk
+//!                  input --> what the receiver has of each chunk, and of the pages of some
 //! ```
 //! Every arrow is a bounded queue between threads, so disk, hashing and network overlap and memory does not depend on
-//! the volume's size. The fingerprint is taken from the very buffer that is sent: a chunk that changes while it is read
-//! is sent as it was read, and differs again at the next pass. Never writes to the source. Read next: `receive.rs`.
+//! the volume's size. Of a chunk that differs only those pages are sent that do: the receiver is asked for them, and
+//! reading goes on until it answers. The fingerprint is taken from the very buffer that is sent: a chunk that changes
+//! while it is read is sent as it was read, and differs again at the next pass. Never writes to the source. Read next:
+//! `peer.rs`, `question.rs`, `receive.rs`.
 
-use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::chunk::{CHUNK, Digest, Fingerprint, chunks_of, hex};
 use super::content::{Ahead, Content, Piece, RawContent, Tolerance};
-use super::error::{PorterError, Report};
+use super::error::PorterError;
 use super::pace::{Bucket, Chooser, Mode};
+use super::pages::Pages;
+use super::peer::{Peer, Waited};
 use super::qcow2::Image;
-use super::receive::SILENCE;
+use super::question::{Questions, Way};
 use super::seal::SourceState;
 use super::tell::{Counts, Line, Meter, Teller};
-use super::wire::{self, Frame, Layout, Purpose};
+use super::wire::{self, Frame, Layout, Patch, Purpose};
 
 /// What to send, and how.
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ pub(crate) struct Outcome {
 /// Frames waiting to be written: some milliseconds of a fast link, a fraction of a second of a slow one.
 const QUEUE: usize = 48;
 /// How often something is written at least, so that the receiver knows that we live.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Longer than the coarsest clock a kernel stamps files with: a write after this pause has another time than before.
 const TICK: Duration = Duration::from_millis(25);
 
@@ -102,6 +105,7 @@ pub(crate) fn send(
         digest: Digest::default(),
         chooser: Chooser::new(Instant::now()),
         compressor: zstd::bulk::Compressor::new(1).ok(),
+        questions: Questions::default(),
     };
     let result = pass.run(order, &ahead, &before, teller);
     match result {
@@ -137,6 +141,7 @@ struct Pass {
     digest: Digest,
     chooser: Chooser,
     compressor: Option<zstd::bulk::Compressor<'static>>,
+    questions: Questions,
 }
 
 impl Pass {
@@ -161,6 +166,10 @@ impl Pass {
                 }
                 Piece::Unknown { first, count } => self.unknown(first, count)?,
             }
+            teller.tell_sometimes(|| Line::Progress(self.meter.counts()));
+        }
+        while !self.questions.is_empty() {
+            self.answer(true)?;
             teller.tell_sometimes(|| Line::Progress(self.meter.counts()));
         }
         if self.meter.scanned.load(Ordering::Relaxed) != self.size {
@@ -203,7 +212,7 @@ impl Pass {
         let mut next = first;
         let end = first + count;
         while next < end {
-            let (have, run) = self.peer.have(end - next)?;
+            let (have, run) = self.have(end - next)?;
             if have != Fingerprint::ZERO {
                 self.send(wire::encode(&Frame::Zero {
                     first: next,
@@ -219,7 +228,7 @@ impl Pass {
 
     fn data(&mut self, first: u64, bytes: &[u8]) -> Result<(), PorterError> {
         for (index, chunk) in (first..).zip(bytes.chunks(CHUNK)) {
-            let (have, _) = self.peer.have(1)?;
+            let (have, _) = self.have(1)?;
             let fingerprint = Fingerprint::of(chunk);
             self.digest.absorb(fingerprint, 1);
             if fingerprint != have {
@@ -229,12 +238,62 @@ impl Pass {
                         count: 1,
                     }))?;
                 } else {
-                    self.chunk(index, &fingerprint, chunk)?;
+                    self.differs(index, have, fingerprint, chunk)?;
                 }
             }
+            self.answer(false)?;
             self.scanned(index + 1);
         }
         Ok(())
+    }
+
+    /// Sends a chunk that is not what the receiver has, or asks what the receiver has of it.
+    fn differs(
+        &mut self,
+        index: u64,
+        have: Fingerprint,
+        fingerprint: Fingerprint,
+        chunk: &[u8],
+    ) -> Result<(), PorterError> {
+        match self.questions.way(have, chunk) {
+            Way::Whole | Way::Pages(_) => self.chunk(index, &fingerprint, chunk),
+            Way::OverZeros(pages) => self.patch(index, fingerprint, true, pages, chunk),
+            Way::Ask => {
+                while self.questions.is_full() {
+                    self.answer(true)?;
+                }
+                self.questions.keep(index, fingerprint, chunk);
+                self.peer.asked();
+                self.send(wire::encode(&Frame::Ask { index })).map(drop)
+            }
+        }
+    }
+
+    /// Makes use of the answers that are here; waits for one when told to.
+    fn answer(&mut self, wait: bool) -> Result<(), PorterError> {
+        if self.questions.is_empty() {
+            return Ok(());
+        }
+        let mut wait = wait;
+        while let Some((index, prints)) = self.peer.answer(wait, &self.line.left)? {
+            wait = false;
+            let (fingerprint, chunk, way) = self.questions.settle(index, &prints)?;
+            match way {
+                Way::OverZeros(pages) => self.patch(index, fingerprint, true, pages, &chunk)?,
+                Way::Pages(pages) => self.patch(index, fingerprint, false, pages, &chunk)?,
+                Way::Whole | Way::Ask => self.chunk(index, &fingerprint, &chunk)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what the receiver has of the next chunks, and lets it tell more.
+    fn have(&mut self, most: u64) -> Result<(Fingerprint, u64), PorterError> {
+        let have = self.peer.have(most)?;
+        if let Some(count) = self.peer.heard() {
+            self.send(wire::encode(&Frame::Heard { count }))?;
+        }
+        Ok(have)
     }
 
     fn chunk(
@@ -243,23 +302,54 @@ impl Pass {
         fingerprint: &Fingerprint,
         bytes: &[u8],
     ) -> Result<(), PorterError> {
-        let packed = match (self.chooser.mode(), &mut self.compressor) {
+        let frame = match self.pack(bytes) {
+            Some(packed) => wire::packed_chunk(index, fingerprint, &packed),
+            None => wire::chunk(index, fingerprint, bytes),
+        };
+        self.content(frame, bytes.len())
+    }
+
+    fn patch(
+        &mut self,
+        index: u64,
+        fingerprint: Fingerprint,
+        over_zeros: bool,
+        pages: Pages,
+        chunk: &[u8],
+    ) -> Result<(), PorterError> {
+        let bytes = pages.cut(chunk);
+        let length = bytes.len();
+        let packed = self.pack(&bytes);
+        let is_packed = packed.is_some();
+        let patch = Patch {
+            index,
+            fingerprint,
+            over_zeros,
+            pages,
+            bytes: packed.unwrap_or(bytes),
+        };
+        self.content(wire::patch(&patch, is_packed), length)
+    }
+
+    /// Compresses bytes when that pays at present.
+    fn pack(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        match (self.chooser.mode(), &mut self.compressor) {
             (Mode::Packed, Some(compressor)) => compressor
                 .compress(bytes)
                 .ok()
                 .filter(|packed| packed.len() < bytes.len()),
             (Mode::Packed | Mode::Plain, _) => None,
-        };
-        let frame = match packed {
-            Some(packed) => wire::packed_chunk(index, fingerprint, &packed),
-            None => wire::chunk(index, fingerprint, bytes),
-        };
+        }
+    }
+
+    /// Sends a frame that holds so many bytes of content.
+    fn content(&mut self, frame: Vec<u8>, content: usize) -> Result<(), PorterError> {
         let length = frame.len();
         let full = self.send(frame)?;
-        self.chooser.note(bytes.len(), length, full, Instant::now());
+        self.chooser.note(content, length, full, Instant::now());
         self.meter
             .carried
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            .fetch_add(content as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -267,7 +357,7 @@ impl Pass {
     fn unknown(&mut self, first: u64, count: u64) -> Result<(), PorterError> {
         let mut left = count;
         while left > 0 {
-            left -= self.peer.have(left)?.1;
+            left -= self.have(left)?.1;
         }
         // The digest of such a pass means nothing, and nobody asks for it.
         self.digest.absorb(Fingerprint::ABSENT, count);
@@ -312,6 +402,8 @@ fn changed(path: &Path) -> PorterError {
 struct Outgoing {
     queue: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
+    /// Frames that are not written yet.
+    left: Arc<AtomicU64>,
 }
 
 impl Outgoing {
@@ -321,12 +413,14 @@ impl Outgoing {
         meter: Arc<Meter>,
     ) -> Outgoing {
         let (queue, frames) = sync_channel::<Vec<u8>>(QUEUE);
+        let left = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&left);
         let thread = std::thread::spawn(move || {
             let mut bucket = limit.map(|rate| Bucket::new(rate, Instant::now()));
             loop {
-                let frame = match frames.recv_timeout(HEARTBEAT) {
-                    Ok(frame) => frame,
-                    Err(RecvTimeoutError::Timeout) => wire::encode(&Frame::Alive),
+                let (frame, counts) = match frames.recv_timeout(HEARTBEAT) {
+                    Ok(frame) => (frame, 1),
+                    Err(RecvTimeoutError::Timeout) => (wire::encode(&Frame::Alive), 0),
                     Err(RecvTimeoutError::Disconnected) => break,
                 };
                 if let Some(bucket) = &mut bucket {
@@ -340,17 +434,20 @@ impl Outgoing {
                     break;
                 }
                 meter.wire.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                counter.fetch_sub(counts, Ordering::Relaxed);
             }
         });
         Outgoing {
             queue: Some(queue),
             thread: Some(thread),
+            left,
         }
     }
 
     /// Queues bytes and says whether it had to wait for room; `None` when nobody takes them any more.
     fn push(&mut self, bytes: Vec<u8>) -> Option<bool> {
         let queue = self.queue.as_ref()?;
+        self.left.fetch_add(1, Ordering::Relaxed);
         match queue.try_send(bytes) {
             Ok(()) => Some(false),
             Err(TrySendError::Full(bytes)) => queue.send(bytes).ok().map(|()| true),
@@ -365,145 +462,5 @@ impl Outgoing {
             // A writer that panicked has nothing more to write.
             let _ = thread.join();
         }
-    }
-}
-
-/// The way in: what the receiver has, its answer, its complaints.
-struct Peer {
-    incoming: Receiver<Result<Frame, PorterError>>,
-    runs: VecDeque<(Fingerprint, u64)>,
-    ended: bool,
-}
-
-enum Waited {
-    Answer(Result<([u8; 32], u64), PorterError>),
-    Nothing,
-}
-
-impl Peer {
-    fn listen(mut input: impl Read + Send + 'static, meter: Arc<Meter>) -> Peer {
-        let (queue, incoming) = sync_channel(16);
-        std::thread::spawn(move || {
-            let mut input = Counted {
-                input: &mut input,
-                meter,
-            };
-            if let Err(error) = wire::read_preface(&mut input) {
-                let error = match error {
-                    PorterError::Gone => PorterError::NoAnswer,
-                    other => other,
-                };
-                // Nobody left to tell means that the pass has ended already.
-                let _ = queue.send(Err(error));
-                return;
-            }
-            loop {
-                let frame = match wire::read_frame(&mut input) {
-                    Ok(Some(frame)) => Ok(frame),
-                    Ok(None) => Err(PorterError::Gone),
-                    Err(error) => Err(error),
-                };
-                let stop = frame.is_err();
-                if queue.send(frame).is_err() || stop {
-                    break;
-                }
-            }
-        });
-        Peer {
-            incoming,
-            runs: VecDeque::new(),
-            ended: false,
-        }
-    }
-
-    /// Returns what the receiver has of the next chunks: one fingerprint, and how many of at most `most` it is of.
-    fn have(&mut self, most: u64) -> Result<(Fingerprint, u64), PorterError> {
-        loop {
-            if let Some((fingerprint, count)) = self.runs.front_mut() {
-                let taken = most.min(*count);
-                let found = *fingerprint;
-                *count -= taken;
-                if *count == 0 {
-                    self.runs.pop_front();
-                }
-                return Ok((found, taken));
-            }
-            if self.ended {
-                return Ok((Fingerprint::ABSENT, most));
-            }
-            match self.incoming.recv_timeout(SILENCE) {
-                Ok(Ok(Frame::Have(list))) => {
-                    self.runs.extend(list.into_iter().map(|found| (found, 1)));
-                }
-                Ok(Ok(Frame::HaveRun { count, fingerprint })) if count > 0 => {
-                    self.runs.push_back((fingerprint, count));
-                }
-                Ok(Ok(Frame::HaveEnd)) => self.ended = true,
-                Ok(Ok(Frame::Alive)) => {}
-                Ok(Ok(Frame::Fail(report))) => return Err(peer_error(&report)),
-                Ok(Ok(_)) => return Err(unexpected()),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(PorterError::Gone),
-            }
-        }
-    }
-
-    /// Waits for the receiver's verdict.
-    fn wait(&mut self, patience: Duration) -> Waited {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.incoming.recv_timeout(left) {
-                Ok(Ok(Frame::Done { digest, repaired })) => {
-                    return Waited::Answer(Ok((digest, repaired)));
-                }
-                Ok(Ok(Frame::Fail(report))) => return Waited::Answer(Err(peer_error(&report))),
-                Ok(Ok(Frame::Have(_) | Frame::HaveRun { .. } | Frame::HaveEnd | Frame::Alive)) => {}
-                Ok(Ok(_)) => return Waited::Answer(Err(unexpected())),
-                Ok(Err(error)) => return Waited::Answer(Err(error)),
-                Err(RecvTimeoutError::Timeout) => return Waited::Nothing,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Waited::Answer(Err(PorterError::Gone));
-                }
-            }
-        }
-    }
-
-    /// Returns the receiver's complaint when it left one, else that it is gone.
-    fn last_words(&mut self) -> PorterError {
-        while let Ok(word) = self.incoming.recv_timeout(Duration::from_secs(5)) {
-            match word {
-                Ok(Frame::Fail(report)) => return peer_error(&report),
-                Ok(_) => {}
-                Err(error) => return error,
-            }
-        }
-        PorterError::Gone
-    }
-}
-
-fn unexpected() -> PorterError {
-    PorterError::Protocol(String::from("a frame at the wrong time"))
-}
-
-/// Reads an error that came as JSON.
-pub(crate) fn peer_error(json: &[u8]) -> PorterError {
-    match serde_json::from_slice::<Report>(json) {
-        Ok(report) => PorterError::Peer(report),
-        Err(_) => PorterError::Protocol(String::from("an error that cannot be read")),
-    }
-}
-
-/// Counts what comes in.
-struct Counted<R> {
-    input: R,
-    meter: Arc<Meter>,
-}
-
-impl<R: Read> Read for Counted<&mut R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        self.meter.wire.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 use super::chunk::{CHUNK, length_of};
@@ -20,6 +20,10 @@ use super::wire::Layout;
 pub(crate) trait Disk: Send + Sync {
     /// Writes one chunk's bytes.
     fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes some bytes at `offset` of a chunk, which do not reach beyond it.
+    fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()>;
+    /// Reads a chunk as it was written so far, durable or not; `bytes` has its length.
+    fn read(&self, index: u64, bytes: &mut [u8]) -> io::Result<()>;
     /// Makes these chunks zero, and gives their space back where that is possible.
     fn zero(&self, first: u64, count: u64) -> io::Result<()>;
     /// Changes the size; new bytes are zero.
@@ -40,13 +44,24 @@ impl RawDisk {
     /// Takes a file that is open for writing.
     pub(crate) fn new(file: File) -> io::Result<RawDisk> {
         let size = file.metadata()?.len();
+        // What is read here is scattered. Advice only.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         Ok(RawDisk { file, size })
     }
 }
 
 impl Disk for RawDisk {
     fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, index * CHUNK as u64)
+        self.write_part(index, 0, bytes)
+    }
+
+    fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        self.file
+            .write_all_at(bytes, index * CHUNK as u64 + offset as u64)
+    }
+
+    fn read(&self, index: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, index * CHUNK as u64)
     }
 
     fn zero(&self, first: u64, count: u64) -> io::Result<()> {

@@ -3,19 +3,37 @@
 //! Both sides begin with [`PREFACE`], so that a login script that prints something is recognised as such. A frame is a
 //! kind, a length (little endian) and a body; no frame is longer than [`MAX_BODY`], so memory is bounded whatever a
 //! peer claims. Every chunk carries the fingerprint of its content, which the reader checks here, before anybody writes
-//! it. This module never touches a disk. Read next: `send.rs`, `receive.rs`.
+//! it; a patch is checked in `answer.rs`, where the chunk is that it is for. This module never touches a disk.
+//!
+//! ```text
+//!  sender                                receiver
+//!    Hello                 -->
+//!                          <--   Have, HaveRun ... HaveEnd       (not more than HAVE_AHEAD beyond Heard)
+//!    Chunk, Zero, Heard    -->
+//!    Ask                   -->
+//!                          <--   Prints
+//!    Patch (or Chunk)      -->
+//!    End                   -->
+//!                          <--   Done
+//! ```
+//! What the receiver may say unasked is limited, so that an answer never waits behind a backlog of it, and so that the
+//! sender can always read: neither side stops reading to write. Read next: `send.rs`, `receive.rs`.
 
 use std::io::{self, Read};
 
 use super::chunk::{CHUNK, Fingerprint};
 use super::error::PorterError;
+use super::pages::{PAGES, PagePrint, Pages};
 
 /// The first bytes of each direction.
-pub(crate) const PREFACE: &[u8] = b"proxmove porter 1\n";
+pub(crate) const PREFACE: &[u8] = b"proxmove porter 2\n";
 /// The longest body: a chunk that did not compress, with room for its head.
 pub(crate) const MAX_BODY: usize = CHUNK + 4096;
 /// How many fingerprints a frame holds at most.
 pub(crate) const LIST: usize = 1024;
+/// How many fingerprints and runs of them a receiver tells beyond those that the sender has made use of: 1 MiB, which
+/// is of 2 GiB of a volume without holes.
+pub(crate) const HAVE_AHEAD: u64 = 32 * 1024;
 
 /// What is compared and carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -38,6 +56,20 @@ pub(crate) enum Purpose {
     FinalFull,
 }
 
+/// The pages of one chunk that differ from what the receiver has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Patch {
+    pub(crate) index: u64,
+    /// Of the whole chunk as it shall become.
+    pub(crate) fingerprint: Fingerprint,
+    /// The other pages are zero, and the chunk was not asked for; else they are as they were told in the answer.
+    pub(crate) over_zeros: bool,
+    /// Which pages.
+    pub(crate) pages: Pages,
+    /// Their bytes, unpacked. Whether they are right shows only in the patched chunk.
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
@@ -55,6 +87,12 @@ pub(crate) enum Frame {
     },
     /// Sender: these chunks are all zero.
     Zero { first: u64, count: u64 },
+    /// Sender: which pages does the receiver have of this chunk?
+    Ask { index: u64 },
+    /// Sender: some pages of a chunk.
+    Patch(Patch),
+    /// Sender: so many fingerprints and runs of them, since the beginning, were made use of.
+    Heard { count: u64 },
     /// Sender: nothing to say, but alive.
     Alive,
     /// Sender: everything was sent; what it holds, and the source's state as JSON (empty after a pre-copy).
@@ -72,6 +110,8 @@ pub(crate) enum Frame {
     },
     /// Receiver: of all further chunks nothing is known.
     HaveEnd,
+    /// Receiver: the answer to a question; no prints when the chunk cannot be read.
+    Prints { index: u64, prints: Vec<PagePrint> },
     /// Receiver: everything is on disk; bytes that were not what the manifest said.
     Done { digest: [u8; 32], repaired: u64 },
     /// Either: an error report as JSON.
@@ -127,7 +167,25 @@ pub(crate) fn encode(frame: &Frame) -> Vec<u8> {
         Frame::HaveEnd => join(9, &[]),
         Frame::Done { digest, repaired } => join(10, &[digest, &repaired.to_le_bytes()]),
         Frame::Fail(report) => join(11, &[&report[..report.len().min(CHUNK)]]),
+        Frame::Ask { index } => join(12, &[&index.to_le_bytes()]),
+        Frame::Prints { index, prints } => join(13, &[&index.to_le_bytes(), prints.as_flattened()]),
+        Frame::Patch(patch) => self::patch(patch, false),
+        Frame::Heard { count } => join(16, &[&count.to_le_bytes()]),
     }
+}
+
+/// Returns the bytes of a patch's frame; `packed` when zstd compressed its bytes.
+pub(crate) fn patch(patch: &Patch, packed: bool) -> Vec<u8> {
+    join(
+        if packed { 15 } else { 14 },
+        &[
+            &patch.index.to_le_bytes(),
+            &patch.fingerprint.0,
+            &[u8::from(patch.over_zeros)],
+            &patch.pages.0.to_le_bytes(),
+            &patch.bytes,
+        ],
+    )
 }
 
 /// Returns the bytes of a chunk's frame, not compressed.
@@ -276,6 +334,47 @@ fn decode(kind: u8, body: Vec<u8>) -> Result<Frame, PorterError> {
             repaired: number(&mut rest)?,
         },
         11 => Frame::Fail(std::mem::take(&mut rest).to_vec()),
+        12 => Frame::Ask {
+            index: number(&mut rest)?,
+        },
+        13 => {
+            let index = number(&mut rest)?;
+            let (prints, odd) = rest.as_chunks::<16>();
+            if prints.len() > PAGES {
+                return Err(PorterError::Protocol(format!("{} pages", prints.len())));
+            }
+            let prints = prints.to_vec();
+            rest = odd;
+            Frame::Prints { index, prints }
+        }
+        14 | 15 => {
+            let index = number(&mut rest)?;
+            let fingerprint = Fingerprint(take(&mut rest)?);
+            let over_zeros = match take::<1>(&mut rest)? {
+                [0] => false,
+                [1] => true,
+                [other] => return Err(PorterError::Protocol(format!("a patch over {other}"))),
+            };
+            let pages = Pages(u16::from_le_bytes(take(&mut rest)?));
+            let bytes = if kind == 14 {
+                rest.to_vec()
+            } else {
+                zstd::bulk::decompress(rest, CHUNK).map_err(|_| {
+                    PorterError::Protocol(format!("a patch for chunk {index} damaged"))
+                })?
+            };
+            rest = &[];
+            Frame::Patch(Patch {
+                index,
+                fingerprint,
+                over_zeros,
+                pages,
+                bytes,
+            })
+        }
+        16 => Frame::Heard {
+            count: number(&mut rest)?,
+        },
         _ => return Err(PorterError::Protocol(format!("a frame of kind {kind}"))),
     };
     if rest.is_empty() {
@@ -351,6 +450,23 @@ mod tests {
             repaired: 4,
         });
         check(Frame::Fail(b"{}".to_vec()));
+        check(Frame::Ask { index: 77 });
+        for pages in [0, 1, PAGES] {
+            check(Frame::Prints {
+                index: 5,
+                prints: vec![[6; 16]; pages],
+            });
+        }
+        for over_zeros in [false, true] {
+            check(Frame::Patch(Patch {
+                index: 8,
+                fingerprint: Fingerprint::of(b"x"),
+                over_zeros,
+                pages: Pages(0b101),
+                bytes: vec![3; 8192],
+            }));
+        }
+        check(Frame::Heard { count: 9 });
     }
 
     #[test]
@@ -383,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_chatty_login_script_is_quoted() {
-        let error = read_preface(&mut &b"Welcome to node1!\nproxmove porter 1\n"[..])
+        let error = read_preface(&mut &b"Welcome to node1!\nproxmove porter 2\n"[..])
             .expect_err("not a greeting");
         assert!(error.to_string().contains("Welcome to node1"), "{error}");
     }
@@ -399,7 +515,7 @@ mod tests {
 
         #[test]
         fn garbage_in_a_plausible_frame_never_panics(
-            kind in 0u8..14,
+            kind in 0u8..20,
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let frame = join(kind, &[&body]);

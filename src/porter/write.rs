@@ -6,6 +6,7 @@
 //! The checkpoint runs in a thread of its own while further batches are written. A killed receiver loses what was
 //! pending: at most about two times [`PENDING`]. Read next: `manifest.rs`.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::chunk::{CHUNK, Fingerprint};
 use super::error::PorterError;
 use super::manifest::Manifest;
+use super::pages::{PAGE, Pages};
 use super::target::Disk;
 
 /// Chunks that wait to be written.
@@ -34,6 +36,13 @@ pub(crate) enum Item {
     Chunk {
         index: u64,
         fingerprint: Fingerprint,
+        bytes: Vec<u8>,
+    },
+    /// Some pages of a chunk, checked: with what is on the disk of the others, they make this fingerprint.
+    Pages {
+        index: u64,
+        fingerprint: Fingerprint,
+        pages: Pages,
         bytes: Vec<u8>,
     },
     /// A run of zero chunks.
@@ -123,7 +132,7 @@ impl Work {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for item in &batch {
             let (first, count) = match item {
-                Item::Chunk { index, .. } => (*index, 1),
+                Item::Chunk { index, .. } | Item::Pages { index, .. } => (*index, 1),
                 Item::Zero { first, count } => (*first, *count),
             };
             match runs.last_mut() {
@@ -142,6 +151,15 @@ impl Work {
                     self.pending_bytes += bytes.len() as u64;
                     (index, 1, fingerprint, self.disk.write(index, &bytes))
                 }
+                Item::Pages {
+                    index,
+                    fingerprint,
+                    pages,
+                    bytes,
+                } => {
+                    self.pending_bytes += bytes.len() as u64;
+                    (index, 1, fingerprint, self.pages(index, pages, &bytes))
+                }
                 Item::Zero { first, count } => (
                     first,
                     count,
@@ -156,6 +174,17 @@ impl Work {
                 source,
             })?;
             self.pending.push((first, count, fingerprint));
+        }
+        Ok(())
+    }
+
+    fn pages(&self, index: u64, pages: Pages, bytes: &[u8]) -> io::Result<()> {
+        let runs = pages.runs(self.disk.length(index)).unwrap_or_default();
+        let mut rest = bytes;
+        for (offset, length) in runs {
+            let (run, more) = rest.split_at(length.min(rest.len()));
+            self.disk.write_part(index, offset, run)?;
+            rest = more;
         }
         Ok(())
     }
@@ -215,6 +244,8 @@ fn gather(items: &Receiver<Item>) -> (Vec<Item>, bool) {
             Ok(item) => {
                 bytes += match &item {
                     Item::Chunk { bytes, .. } => bytes.len(),
+                    // Each costs a claim, however small it is.
+                    Item::Pages { bytes, .. } => bytes.len().max(PAGE),
                     // Zero chunks cost a call each.
                     Item::Zero { .. } => CHUNK / 8,
                 };
@@ -254,7 +285,6 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::io;
     use std::sync::Mutex;
 
     use super::super::wire::Layout;
@@ -278,6 +308,12 @@ mod tests {
             self.no_claim(index);
             self.unsynced.lock().expect("lock").insert(index);
             Ok(())
+        }
+        fn write_part(&self, index: u64, _: usize, bytes: &[u8]) -> io::Result<()> {
+            self.write(index, bytes)
+        }
+        fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
         }
         fn zero(&self, first: u64, count: u64) -> io::Result<()> {
             (first..first + count).try_for_each(|index| self.write(index, &[]))
@@ -318,12 +354,21 @@ mod tests {
                     bytes
                 }));
             }
+            for index in (3000..4000).step_by(7) {
+                assert!(writer.push(Item::Pages {
+                    index,
+                    fingerprint,
+                    pages: Pages(0b1001),
+                    bytes: vec![round; 2 * PAGE],
+                }));
+            }
             assert!(writer.push(Item::Zero {
                 first: 5000,
                 count: 9000
             }));
             writer.finish().expect("writes");
             assert_eq!(manifest.read(0, 1).expect("reads"), [fingerprint]);
+            assert_eq!(manifest.read(3007, 1).expect("reads"), [fingerprint]);
             let last = manifest.read(13_999, 2).expect("reads");
             assert_eq!(last, [Fingerprint::ZERO, Fingerprint::ABSENT]);
         }

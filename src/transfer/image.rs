@@ -29,7 +29,12 @@ test -e "$2/proxmove-$3.manifest" || { echo foreign; exit 0; }
 stat -c 'there %b %B' -- "$1""#;
 
 /// Removes our files of a pair, and drafts and private directories that killed passes left.
-const TIDY: &str = r#"cd "$1" 2>/dev/null || exit 0
+///
+/// A private directory for which temp has too long a name is elsewhere (`porter/direct.rs`), where it may be that of
+/// another move between the same numbers: there, only those whose maker is gone are removed.
+const TIDY: &str = r#"for left in /tmp/"proxmove-$2.agent-"* "${XDG_RUNTIME_DIR:-/tmp}/proxmove-$2.agent-"*; do
+maker="${left#*.agent-}"; test -e "/proc/${maker%%-*}" || rm -rf -- "$left"; done
+cd "$1" 2>/dev/null || exit 0
 for kind in manifest seal stock agent; do rm -rf -- "proxmove-$2.$kind" "proxmove-$2.$kind-"*; done"#;
 
 /// The engine for images. One value serves all pairs of a run.

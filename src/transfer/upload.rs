@@ -26,6 +26,10 @@ const LOOK: &str =
 const PUT: &str = r#"umask 077; new="$1.new.$$"
 cat > "$new" && test "$(sha256sum < "$new" | cut -c 1-64)" = "$2" && chmod 700 "$new" && mv -f "$new" "$1" ||
 { rm -f "$new"; echo "it did not arrive whole" >&2; exit 1; }"#;
+/// Removes the file, and what uploads left that were killed before they could: a draft's name ends with the process
+/// that writes it, and one of a process that still runs may be another operator's.
+const REMOVE: &str = r#"for draft in "${1%-*}"-*.new.*; do test -e "/proc/${draft##*.}" || rm -f -- "$draft"; done
+rm -f -- "$1""#;
 
 /// A temp directory of a host.
 type Place = (String, String);
@@ -143,7 +147,7 @@ impl Uploads {
         }
         let (_, hash) = self.content(end, drive).await?;
         let mut ready = self.ready.lock().await;
-        let remove = Command::new("rm").arg("-f").arg("--").arg(path(end, &hash));
+        let remove = shell(REMOVE, &[&path(end, &hash)]);
         let output = end
             .shell
             .run(&remove, &[], PATIENCE)

@@ -129,7 +129,11 @@ pub fn program() -> &'static Path {
             }
         }
         let draft = directory.join(format!("slim-draft-{}", std::process::id()));
-        let stripped = Command::new("strip").arg("-o").arg(&draft).arg(&built).status();
+        let stripped = Command::new("strip")
+            .arg("-o")
+            .arg(&draft)
+            .arg(&built)
+            .status();
         if stripped.is_ok_and(|status| status.success()) {
             fs::rename(&draft, &slim).unwrap();
             slim
@@ -319,12 +323,17 @@ pub fn moved(stage: &Stage, source: (&str, u32), target: &str, name: &str) -> u3
         "{}",
         retired["description"]
     );
-    assert!(!runs(stage, source.0, source.1), "the source of {name} runs");
+    assert!(
+        !runs(stage, source.0, source.1),
+        "the source of {name} runs"
+    );
     assert!(runs(stage, target, vmid), "{name} does not run on {target}");
     let kept = config(stage, target, vmid);
     assert!(!kept.contains_key("lock"));
     assert!(
-        !kept.get("description").is_some_and(|text| text.contains("proxmove:")),
+        !kept
+            .get("description")
+            .is_some_and(|text| text.contains("proxmove:")),
         "{kept:?}"
     );
     vmid
@@ -393,9 +402,15 @@ pub fn received(stage: &Stage, name: &str) -> u64 {
     let lines = stage.hosts.values().flat_map(|host| host.received());
     lines
         .filter(|(line, _)| {
-            let words: Vec<&str> = line.split([' ', '\'']).filter(|word| !word.is_empty()).collect();
+            let words: Vec<&str> = line
+                .split([' ', '\''])
+                .filter(|word| !word.is_empty())
+                .collect();
             let receives = words.windows(2).any(|pair| pair == ["porter", "receive"]);
-            receives && words.windows(2).any(|pair| pair[0] == "--name" && pair[1].starts_with(&named))
+            receives
+                && words
+                    .windows(2)
+                    .any(|pair| pair[0] == "--name" && pair[1].starts_with(&named))
         })
         .map(|(_, bytes)| bytes)
         .sum()

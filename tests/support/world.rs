@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -51,6 +52,8 @@ pub struct Case {
     pub strangers: Vec<String>,
     /// Hosts that are down.
     pub down: Vec<String>,
+    /// More that must never be shown, beside the passwords and token secrets of the clusters.
+    pub secrets: Vec<String>,
 }
 
 impl Default for Case {
@@ -68,6 +71,7 @@ impl Default for Case {
             files: BTreeMap::new(),
             strangers: Vec::new(),
             down: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 }
@@ -167,6 +171,7 @@ impl Case {
                 let tokens = user.tokens.iter().map(|token| token.secret.clone());
                 tokens.chain([user.password.clone()])
             })
+            .chain(self.secrets.clone())
             .filter(|secret| !secret.is_empty())
             .collect();
         let mut stage = Stage::start(StageSettings {
@@ -182,7 +187,11 @@ impl Case {
         for (name, bytes) in &self.files {
             let path = stage.simulation.directory.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, vec![0xa5; usize::try_from(*bytes).unwrap()]).unwrap();
+            let mut file = fs::File::create(path).unwrap();
+            let bytes = vec![0xa5; usize::try_from(*bytes).unwrap()];
+            file.write_all(&bytes).unwrap();
+            // What a file occupies is certain only when it is on its disk.
+            file.sync_all().unwrap();
         }
         let text = self.edited(fs::read_to_string(stage.proxmoverc()).unwrap(), &root);
         fs::write(stage.proxmoverc(), text).unwrap();
@@ -330,6 +339,7 @@ impl World {
         let text = masked(&text, "SHA256:", "{key}", |c| {
             c.is_ascii_alphanumeric() || "+/".contains(c)
         });
+        let text = masked(&text, "ssh -p ", "{port}", |c| c.is_ascii_digit());
         masked(&text, "127.0.0.1:", "{port}", |c| c.is_ascii_digit())
     }
 

@@ -38,7 +38,10 @@ fn unreachable(key: &HostKey, why: &str) -> Verdict {
         "",
         "host-unreachable",
         format!("host {at} cannot be asked: {why}"),
-        format!("try 'ssh {at}'; see 'ssh=' of its storage section in proxmoverc"),
+        format!(
+            "try '{}'; see 'ssh=' of its storage section in proxmoverc",
+            command(key)
+        ),
     )
 }
 
@@ -56,6 +59,18 @@ pub fn address(key: &HostKey) -> String {
         .map(|port| format!(":{port}"))
         .unwrap_or_default();
     format!("{user}{}{port}", key.ssh.host)
+}
+
+/// Returns the command that logs in there: ssh itself takes no port behind a colon.
+fn command(key: &HostKey) -> String {
+    let port = key.ssh.port.map(|port| format!("-p {port} "));
+    let user = key.ssh.user.as_ref().map(|user| format!("{user}@"));
+    format!(
+        "ssh {}{}{}",
+        port.unwrap_or_default(),
+        user.unwrap_or_default(),
+        key.ssh.host
+    )
 }
 
 fn path(side: Side, key: &HostKey, host: &HostFacts) -> Option<Verdict> {
@@ -93,8 +108,8 @@ fn temp(key: &HostKey, host: &HostFacts) -> Option<Verdict> {
             "temp-not-writable",
             format!("{temp} on {} {what}", host.address),
             format!(
-                "ssh {} mkdir -p {temp}, or choose another 'temp' in its storage section",
-                address(key)
+                "{} mkdir -p {temp}, or choose another 'temp' in its storage section",
+                command(key)
             ),
         ));
     }

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use super::request::FILE_STORAGES;
 use crate::plan::Verdict;
-use crate::plan::facts::{HostKey, Hosts, VolumeFacts, WantedGuest};
+use crate::plan::facts::{HostKey, Hosts, SourceFacts, VolumeFacts, WantedGuest};
+use crate::plan::rights::{grant_command, refused_right};
 use crate::pve::drive::{Bus, DriveKey};
-use crate::pve::id::{ClusterAlias, Volid};
+use crate::pve::id::Volid;
 use crate::units::Bytes;
 
 /// The exact sizes of a firmware's variable store: QEMU insists on them for qcow2.
@@ -17,7 +18,7 @@ pub const EFI_SIZES: [Bytes; 2] = [Bytes(540_672), Bytes(131_072)];
 /// Returns all verdicts on one volume that shall be copied.
 pub fn all(
     name: &str,
-    cluster: &ClusterAlias,
+    source: &SourceFacts,
     guest: &WantedGuest,
     key: DriveKey,
     volid: &Volid,
@@ -33,7 +34,10 @@ pub fn all(
             verdicts.push(refuse(
                 "volume-unreadable",
                 format!("{key}: {volid} cannot be examined: {why}"),
-                format!("see pvesm list {} --vmid {vmid}", volid.storage),
+                match refused_right(why) {
+                    Some((path, privilege)) => grant_command(&source.user, path, &[privilege]),
+                    None => format!("see pvesm list {} --vmid {vmid}", volid.storage),
+                },
             ));
             None
         }
@@ -56,8 +60,8 @@ pub fn all(
                 volid.storage
             ),
             format!(
-                "add a section [storage:{cluster}:{}] with ssh, path and temp to proxmoverc",
-                volid.storage
+                "add a section [storage:{}:{}] with ssh, path and temp to proxmoverc",
+                source.alias, volid.storage
             ),
         ));
     }

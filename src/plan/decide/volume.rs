@@ -34,10 +34,15 @@ impl<'a> Deciding<'a> {
             ));
             return None;
         };
-        let cluster = &self.source.alias;
         let hosts = self.hosts;
         draft.verdicts.extend(check::volumes::all(
-            name, cluster, guest, key, volid, facts, hosts,
+            name,
+            self.source,
+            guest,
+            key,
+            volid,
+            facts,
+            hosts,
         ));
         let began = self.existing.get(name);
         let recorded = began.and_then(|began| began.mark.volumes.get(&key));

@@ -169,3 +169,19 @@ fn networks_are_a_matter_of_the_release() {
     assert!(paths("8.0"));
     assert!(!for_any_source().is_empty());
 }
+
+#[test]
+fn a_right_is_read_off_a_refusal() {
+    let check = |why: &str, expect| assert_eq!(refused_right(why), expect, "{why}");
+    check(
+        "apple refused 'GET /x': Permission check failed (/vms/565, VM.Config.Disk)",
+        Some(("/vms/565", "VM.Config.Disk")),
+    );
+    check(
+        "Permission check failed (/storage/san, Datastore.Audit|Datastore.AllocateSpace)",
+        Some(("/storage/san", "Datastore.Audit")),
+    );
+    check("Permission check failed (user != root@pam)", None);
+    check("Permission check failed", None);
+    check("no such volume", None);
+}

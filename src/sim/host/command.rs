@@ -26,8 +26,9 @@ use tokio::time::{sleep, timeout};
 
 use super::gate::Gate;
 
-/// How long a command has after its channel closed: enough to see end of file and to put its things in order.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long a command has after its channel closed: enough to see end of file and to put its things in order, which on
+/// a busy disk takes seconds. An sshd would let it go on for as long as it likes.
+const GRACE: Duration = Duration::from_secs(5);
 /// Output that cannot be passed on within this time is taken to wait for the client's window.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// What is read from a command at once: what a pipe holds.
