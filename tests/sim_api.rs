@@ -3,6 +3,7 @@
 //!
 //! What differs is listed, with the reason, in `fixtures/transcript-differences.txt`; a difference that is not listed
 //! fails the test. Where the recordings are absent, one line says so.
+#![allow(clippy::print_stderr)]
 
 #[path = "sim_api/behaviour.rs"]
 mod behaviour;

@@ -185,11 +185,11 @@ mod tests {
 
     fn mark() -> Mark {
         Mark {
-            source_cluster: "apple".parse().unwrap(),
+            source_cluster: "apple".parse().expect("parses"),
             source: GuestRef {
-                node: "node1".parse().unwrap(),
+                node: "node1".parse().expect("parses"),
                 kind: GuestKind::Qemu,
-                vmid: "565".parse().unwrap(),
+                vmid: "565".parse().expect("parses"),
             },
             name: "web1".to_owned(),
             running: true,
@@ -197,8 +197,8 @@ mod tests {
             by: "ann@laptop".to_owned(),
             since: "2026-01-02T03:04:05Z".to_owned(),
             volumes: BTreeMap::from([(
-                "virtio0".parse().unwrap(),
-                "local-ssd:126/vm-126-disk-0.qcow2".parse().unwrap(),
+                "virtio0".parse().expect("parses"),
+                "local-ssd:126/vm-126-disk-0.qcow2".parse().expect("parses"),
             )]),
         }
     }

@@ -345,6 +345,7 @@ pub(crate) fn scenario(file: &str, first_row: usize) -> Scenario {
 
 /// Returns where a recording begins anew with another state of the laboratory, and where it ends to make sense alone:
 /// later rows clear away what other recordings left.
+#[expect(clippy::single_range_in_vec_init, reason = "ranges are what is listed")]
 pub(crate) fn sessions(file: &str) -> Vec<std::ops::Range<usize>> {
     match file {
         "pve8-proxmove" => vec![0..30, 30..usize::MAX],
