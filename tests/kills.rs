@@ -148,7 +148,7 @@ fn converge(stage: &Stage, vmid: u32, start: impl Fn() -> stage::Running) -> (us
         let before = received(stage, &vmid.to_string());
         let ended = start().wait();
         // Killed in its last moment: there is nothing left to do, and it says so.
-        let is_done = ended.code == 4 && ended.stderr.contains("moved already");
+        let is_done = ended.code == 4 && ended.stdout.contains("moved already");
         if ended.code == 0 || is_done {
             return (count, before, ended);
         }

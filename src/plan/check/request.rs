@@ -267,7 +267,7 @@ pub fn not_found(name: &str, source: &SourceFacts) -> Verdict {
                     places(&marked)
                 ),
                 format!(
-                    "see 'proxmove status'; to move it again, rename it: qm set {} --name {name}",
+                    "nothing is left to do; to move it again, rename it: qm set {} --name {name}",
                     marked
                         .first()
                         .map_or_else(String::new, |guest| guest.place.vmid.to_string())
@@ -366,7 +366,7 @@ pub fn begun_elsewhere(
                 began.target.node, request.node
             ),
             format!(
-                "run it again with {}, or 'proxmove abort' it first",
+                "run it again with {}, or delete the placeholder on the target first",
                 began.target.node
             ),
         )

@@ -118,7 +118,7 @@ fn a_missing_name_is_explained() {
         }),
         [
             "!guest-missing | apple has no guest web1, but web1--MIGRATED (565 on node1): it has been moved already | \
-          see 'proxmove status'; to move it again, rename it: qm set 565 --name web1"
+          nothing is left to do; to move it again, rename it: qm set 565 --name web1"
         ]
     );
 }

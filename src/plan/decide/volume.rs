@@ -53,7 +53,7 @@ impl<'a> Deciding<'a> {
                 name,
                 "storage-recorded",
                 format!("{key}: its move began towards storage {storage}, and goes on there, not on {wanted}"),
-                "to begin anew on the other storage, 'proxmove abort' it first",
+                "to begin anew on the other storage, delete the placeholder on the target first",
             ));
         }
         let ready = self.ready(storage, facts)?;
