@@ -132,7 +132,7 @@ fn again(stage: &Stage, arguments: &[&str], target: &str, vmid: u32) {
     let before = (config(stage, "apple", 565), config(stage, target, vmid));
     stage.simulation.faults().forget();
     let run = run(stage, arguments).expect(4);
-    assert!(run.stderr.contains("moved already"), "{}", run.stderr);
+    assert!(run.stdout.contains("moved already"), "{}", run.stdout);
     assert!(
         run.events().is_empty() || run.told("move-done").is_empty(),
         "{}",
