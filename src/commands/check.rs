@@ -3,13 +3,10 @@
 //! Read next: `moves/check.rs`, the findings.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::Arc;
 
 use super::{Process, Wiring, load, print};
 use crate::cli::MoveCommand;
 use crate::error::{ExitCode, Failure};
-use crate::moves::batch::Batch;
 use crate::moves::check::{self, Role};
 use crate::moves::survey;
 
@@ -54,14 +51,5 @@ pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<Exit
             ExitCode::Done
         });
     }
-    let batch = Batch {
-        mover: wiring.mover,
-        hosts: Arc::clone(&wiring.hosts),
-        config: &wiring.config,
-        derive: &super::derived,
-        identity: wiring.identity,
-    };
-    batch
-        .dry_run(request, command.common.json, &mut io::stdout())
-        .await
+    wiring.show_plan(command).await
 }

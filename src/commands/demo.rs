@@ -69,7 +69,7 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
 }
 
 /// Keeps simulated clusters running until the operator ends them, and prints how to play with them.
-pub(super) async fn keep(process: &Process, common: &Common) -> Result<ExitCode, Failure> {
+pub(super) async fn keep(process: &Process) -> Result<ExitCode, Failure> {
     let stage = Stage::start(settings())
         .await
         .map_err(|error| broken(&error))?;
@@ -81,7 +81,6 @@ pub(super) async fn keep(process: &Process, common: &Common) -> Result<ExitCode,
         stage.home.display(),
         process.executable.display(),
     ))?;
-    let _ = common;
     let interrupt = Interrupt::listen(|_| {}).map_err(|error| broken(&error))?;
     interrupt.asked().await;
     for (_, host) in stage.hosts {

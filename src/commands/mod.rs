@@ -52,7 +52,7 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Completions(shell) => written(cli::completions(shell, &mut io::stdout())),
         Request::Man => written(cli::manual(&mut io::stdout())),
         Request::Demo(common) => demo::run(process, &common).await,
-        Request::Sim(common) => demo::keep(process, &common).await,
+        Request::Sim(_) => demo::keep(process).await,
         // The porter is synchronous and never gets here.
         Request::Porter(_) => Ok(ExitCode::Usage),
     }
@@ -183,21 +183,28 @@ impl Wiring {
         })
     }
 
-    async fn run(self, command: &MoveCommand) -> Result<ExitCode, Failure> {
-        let batch = Batch {
-            mover: self.mover,
-            hosts: self.hosts,
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            mover: self.mover.clone(),
+            hosts: Arc::clone(&self.hosts),
             config: &self.config,
             derive: &derived,
-            identity: self.identity,
-        };
-        if command.dry_run {
-            let json = command.common.json;
-            batch
-                .dry_run(&command.request, json, &mut io::stdout())
-                .await
-        } else {
-            Ok(batch.run(&command.request).await)
+            identity: self.identity.clone(),
         }
+    }
+
+    async fn run(&self, command: &MoveCommand) -> Result<ExitCode, Failure> {
+        if command.dry_run {
+            self.show_plan(command).await
+        } else {
+            Ok(self.batch().run(&command.request).await)
+        }
+    }
+
+    async fn show_plan(&self, command: &MoveCommand) -> Result<ExitCode, Failure> {
+        let json = command.common.json;
+        self.batch()
+            .dry_run(&command.request, json, &mut io::stdout())
+            .await
     }
 }

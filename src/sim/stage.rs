@@ -114,15 +114,6 @@ impl Stage {
             .and_then(|guest| guest.ledger.clone())
     }
 
-    /// Returns how many records a running guest has completed since its start.
-    pub fn completed(&self, cluster: &str, vmid: u32) -> u64 {
-        let played = self.guests.lock();
-        let guest = played.get(&(cluster.to_owned(), vmid));
-        guest
-            .and_then(|guest| guest.writer.as_ref())
-            .map_or(0, Writer::completed)
-    }
-
     /// Proves that a moved guest's disks hold every record its source had completed.
     ///
     /// The target guest's disks are those it was last started with, in the order of their drives.
