@@ -14,8 +14,8 @@ use proxmove::host::local::LocalShell;
 use proxmove::transfer::carry::DirectAccess;
 use proxmove::transfer::image::ImageEngine;
 use proxmove::transfer::{
-    End, Engine, Format, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, Verify,
-    VolumeState,
+    End, Engine, EngineKind, Format, Pair, Pass, PassReport, Progress, Route, StreamFlags, Tool,
+    TransferError, Verify, VolumeState,
 };
 use proxmove::units::{Bandwidth, Bytes};
 
@@ -41,12 +41,15 @@ impl Lab {
                 shell: Arc::new(LocalShell::new(host)),
                 peer: address("127.0.0.1", 22),
                 path: root.path().join(path).display().to_string(),
+                zvol: None,
                 format,
                 temp: temp.display().to_string(),
             }
         };
         let pair = Pair {
             drive: "virtio0".parse().expect("a drive"),
+            engine: EngineKind::Image,
+            stream: StreamFlags::default(),
             source: end("apple1", "source", from),
             target: end("banana1", "126/vm-126-disk-0", to),
             size: Bytes(64 * MIB),

@@ -23,6 +23,7 @@ use crate::moves::interrupt::Interrupt;
 use crate::pve::id::ClusterAlias;
 use crate::pve::inventory::{Node, Storage};
 use crate::report::{Audience, choose};
+use crate::transfer::engines::Engines;
 use crate::transfer::image::ImageEngine;
 
 /// What `main` found out about the process; nothing else looks at it.
@@ -155,7 +156,8 @@ impl Wiring {
         let target = cluster(&config, &request.target)?.clone();
         let hosts = hosts(process, common);
         let (reporter, operator) = choose(&audience(process, common, command.yes));
-        let engine = ImageEngine::new(&process.executable).with_direct(hosts.grant());
+        let image = ImageEngine::new(&process.executable).with_direct(hosts.grant());
+        let engine = Engines::new(image);
         let interrupt = match interrupt {
             Some(interrupt) => interrupt,
             None => Interrupt::listen(|down| {

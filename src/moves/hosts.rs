@@ -14,7 +14,7 @@ use crate::host::{Shell, ShellError};
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, VolumePlan};
 use crate::pve::drive::DriveKey;
 use crate::transfer::carry::{DirectAccess, GrantDirect};
-use crate::transfer::{End, Pair};
+use crate::transfer::{End, Format, Pair, Zvol};
 use crate::units::Bandwidth;
 
 /// Connections to storage hosts, one per address for the whole run.
@@ -150,14 +150,18 @@ impl Hosts {
             .map(|(drive, volume)| {
                 Ok(Pair {
                     drive,
+                    engine: volume.engine,
+                    stream: volume.stream,
                     source: self.end(
                         &volume.source_storage,
                         &volume.source_path,
+                        volume.source_zvol.clone(),
                         volume.source_format,
                     )?,
                     target: self.end(
                         &volume.target_storage,
                         &volume.target_path,
+                        volume.target_zvol.clone(),
                         volume.target_format,
                     )?,
                     size: volume.size,
@@ -175,12 +179,14 @@ impl Hosts {
         &self,
         storage: &StorageConfig,
         path: &str,
-        format: crate::transfer::Format,
+        zvol: Option<Zvol>,
+        format: Format,
     ) -> Result<End, ShellError> {
         Ok(End {
             shell: self.shell(&storage.ssh)?,
             peer: storage.peer.clone().unwrap_or_else(|| storage.ssh.clone()),
             path: path.to_owned(),
+            zvol,
             format,
             temp: storage.temp.clone(),
         })

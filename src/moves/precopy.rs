@@ -136,6 +136,10 @@ impl Mover {
         let turns = Arc::new(Semaphore::new(request.parallel.max(1)));
         // A route the operator asked for is not exchanged for another one.
         let may_relay = request.route.is_none();
+        self.engine
+            .begin(&job.pairs, pass)
+            .await
+            .map_err(|source| job.transfer(step, source))?;
         let mut running = JoinSet::new();
         for (place, mut pair) in job.pairs.iter().cloned().enumerate() {
             let relays = Arc::clone(&job.relays);

@@ -25,7 +25,7 @@ use crate::config::StorageConfig;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
-use crate::transfer::{Format, Route, Tool, Verify};
+use crate::transfer::{EngineKind, Format, Route, StreamFlags, Tool, Verify, Zvol};
 use crate::units::{Bandwidth, Bytes};
 
 /// What the operator wants, as far as decisions depend on it.
@@ -129,12 +129,18 @@ pub enum DriveAction {
 /// How one volume is copied.
 #[derive(Clone, Debug)]
 pub struct VolumePlan {
+    /// Which engine copies it.
+    pub engine: EngineKind,
+    /// How its stream is made, between ZFS and ZFS.
+    pub stream: StreamFlags,
     /// The volume on the source cluster.
     pub source: Volid,
     /// Its storage's section.
     pub source_storage: StorageConfig,
     /// Its path on the source host.
     pub source_path: String,
+    /// The volume of ZFS behind that path, where it is one.
+    pub source_zvol: Option<Zvol>,
     /// Its format.
     pub source_format: Format,
     /// The volume on the target cluster; its name carries the new VMID.
@@ -143,6 +149,8 @@ pub struct VolumePlan {
     pub target_storage: StorageConfig,
     /// Its path on the target host.
     pub target_path: String,
+    /// The volume of ZFS behind that path, where it is one.
+    pub target_zvol: Option<Zvol>,
     /// Its format.
     pub target_format: Format,
     /// The size the guest sees.

@@ -7,7 +7,7 @@ use crate::config::{StorageConfig, StoragePath};
 use crate::plan::facts::HostFacts;
 use crate::pve::drive::{Bus, DriveKey};
 use crate::pve::inventory::Release;
-use crate::transfer::{Format, Route, Tool};
+use crate::transfer::{EngineKind, Format, Route, Tool};
 
 /// Where a storage keeps its volumes, as far as engines differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ impl Place {
 /// A way of copying a volume, and what it can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// The engine's name.
-    pub engine: &'static str,
+    /// The engine.
+    pub engine: EngineKind,
     /// What it reads from.
     pub source: Place,
     /// What it writes to.
@@ -47,7 +47,7 @@ pub struct Capability {
 
 /// What this release can do.
 pub const CAPABILITIES: &[Capability] = &[Capability {
-    engine: "image",
+    engine: EngineKind::Image,
     source: Place::Directory,
     target: Place::Directory,
     precopy: true,

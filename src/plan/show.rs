@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::plan::check::{Group, grouped};
 use crate::plan::decide::Decision;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, VolumePlan, route};
-use crate::transfer::{Route, Tool, Verify};
+use crate::transfer::{EngineKind, Route, Tool, Verify};
 use crate::units::{Bandwidth, Bytes};
 
 /// What estimates stand on: nothing has been measured yet when a plan is shown.
@@ -283,8 +283,10 @@ fn shown_drive(key: &str, action: &DriveAction) -> ShownDrive {
             target_format: route::extension(volume.target_format),
             size: volume.size.0,
             used: volume.used.map(|used| used.0),
-            engine: route::engine(&volume.source_storage, &volume.target_storage)
-                .map_or("none", |capability| capability.engine),
+            engine: match volume.engine {
+                EngineKind::Image => "image",
+                EngineKind::Zfs => "zfs",
+            },
             route: match volume.route {
                 Route::Direct => "direct",
                 Route::Relay => "relay",

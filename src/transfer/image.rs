@@ -313,6 +313,11 @@ impl Engine for ImageEngine {
         Ok(())
     }
 
+    /// Nothing: a pass compares what is there while it runs, volume by volume.
+    async fn begin(&self, _pairs: &[Pair], _pass: Pass) -> Result<(), TransferError> {
+        Ok(())
+    }
+
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
         if pair.tool == Tool::Stock {
             return stock::observe(pair).await;

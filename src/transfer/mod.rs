@@ -1,9 +1,10 @@
 //! Acting on one volume: the trait [`Engine`], and what a pass is.
 //!
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
-//! Read next: `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
+//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
+pub mod engines;
 pub mod image;
 mod lines;
 pub mod probe;
@@ -57,6 +58,40 @@ pub enum Verify {
     Transfer,
 }
 
+/// Which engine copies a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EngineKind {
+    /// Files and block devices, compared and copied by what is in them ([`image`]).
+    Image,
+    /// ZFS to ZFS, by snapshots and their differences.
+    Zfs,
+}
+
+/// A volume of ZFS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zvol {
+    /// `pool/dataset/vm-100-disk-0`.
+    pub dataset: String,
+    /// Whether it takes only the space it uses (the storage's `sparse`); otherwise its size is reserved.
+    pub sparse: bool,
+    /// The block size a new one is created with (the storage's `blocksize`); `None` for the default of ZFS. A received
+    /// one keeps that of its source.
+    pub block_size: Option<Bytes>,
+}
+
+/// How a stream of ZFS is made: what both pools support.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamFlags {
+    /// `-c`: blocks travel as they are compressed on the source.
+    pub compressed: bool,
+    /// `-L`: blocks above 128 KiB stay as large as they are.
+    pub large_blocks: bool,
+    /// `-e`: tiny blocks travel inside the records about them.
+    pub embedded: bool,
+    /// `-w`: encrypted blocks travel as they are, and so do not need the key.
+    pub raw: bool,
+}
+
 /// One end of a pair of volumes.
 #[derive(Clone)]
 pub struct End {
@@ -66,6 +101,8 @@ pub struct End {
     pub peer: SshAddress,
     /// The file or device.
     pub path: String,
+    /// The volume of ZFS behind `path`, where it is one.
+    pub zvol: Option<Zvol>,
     /// Its format.
     pub format: Format,
     /// A directory for proxmove's own files on that machine.
@@ -77,6 +114,10 @@ pub struct End {
 pub struct Pair {
     /// The drive, for messages.
     pub drive: DriveKey,
+    /// Which engine copies it.
+    pub engine: EngineKind,
+    /// How its stream is made, between ZFS and ZFS.
+    pub stream: StreamFlags,
     /// Where the bytes are.
     pub source: End,
     /// Where they go. The file does not exist before the first pass.
@@ -216,6 +257,11 @@ pub enum TransferError {
 pub trait Engine: Send + Sync {
     /// Prepares both hosts (uploads the porter once per host, verified by hash). A repeat is harmless.
     async fn prepare(&self, pairs: &[Pair]) -> Result<(), TransferError>;
+
+    /// Freezes what all volumes of a guest must have in common before a pass over them. A repeat is harmless.
+    ///
+    /// Called once before the pairs are carried, one by one or together.
+    async fn begin(&self, pairs: &[Pair], pass: Pass) -> Result<(), TransferError>;
 
     /// Finds out what the target holds; changes nothing.
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError>;

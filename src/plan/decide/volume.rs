@@ -11,7 +11,7 @@ use crate::plan::{ConfigNote, Verdict, VolumePlan, check, route};
 use crate::pve::drive::Drive;
 use crate::pve::id::{StorageId, Vmid, Volid};
 use crate::pve::inventory::Volume;
-use crate::transfer::Format;
+use crate::transfer::{Format, StreamFlags};
 
 impl<'a> Deciding<'a> {
     /// Plans one volume; what is missing for that has its own verdict.
@@ -69,10 +69,13 @@ impl<'a> Deciding<'a> {
         let impossible = |why: route::Impossible| {
             Verdict::refuse(name, why.code, format!("{key}: {}", why.reason), why.remedy)
         };
-        if let Err(why) = route::engine(ready.source, ready.target) {
-            draft.verdicts.push(impossible(why));
-            return None;
-        }
+        let capability = match route::engine(ready.source, ready.target) {
+            Ok(capability) => capability,
+            Err(why) => {
+                draft.verdicts.push(impossible(why));
+                return None;
+            }
+        };
         let source_host = self.host(Side::Source, ready.source);
         let target_host = self.host(Side::Target, ready.target);
         let (source_host, target_host) = (source_host?, target_host?);
@@ -108,11 +111,15 @@ impl<'a> Deciding<'a> {
         draft.changes.extend(attached.notes);
         draft.verdicts.extend(attached.verdicts);
         Some(VolumePlan {
+            engine: capability.engine,
+            stream: StreamFlags::default(),
             source: volid.clone(),
             source_storage: ready.source.clone(),
             source_path: path_of(ready.source, volid)?,
+            source_zvol: None,
             source_format,
             target_path: path_of(ready.target, &target_volid)?,
+            target_zvol: None,
             target: target_volid,
             target_storage: ready.target.clone(),
             target_format,

@@ -8,7 +8,7 @@ fn the_table_of_engines_is_asked_by_place() {
     let mut zfs = section("banana", "tank", "h", "/");
     zfs.path = StoragePath::Zfs("tank/images".to_owned());
     let engine = |a, b| super::engine(a, b).map(|capability| capability.engine);
-    assert_eq!(engine(&directory, &directory), Ok("image"));
+    assert_eq!(engine(&directory, &directory), Ok(EngineKind::Image));
     for pair in [(&zfs, &directory), (&directory, &zfs), (&zfs, &zfs)] {
         let why = engine(pair.0, pair.1).expect_err("not in order");
         assert_eq!(why.code, "engine-missing");
