@@ -58,8 +58,15 @@ pub struct SshShell {
 impl SshShell {
     /// Completes the address from ~/.ssh/config; connects only when there is something to do.
     ///
-    /// Fails with [`ShellError::Configuration`].
+    /// Fails with [`ShellError::Configuration`], also when this program is not fit for several connections at once.
     pub fn new(address: &SshAddress, options: SshOptions) -> Result<SshShell, ShellError> {
+        if !knows_threads(openssl::version::c_flags()) {
+            return Err(ShellError::Configuration(
+                "this proxmove was built with an OpenSSL without threads, and its connections would damage each \
+                 other's memory; build it with the command in README.rst"
+                    .to_owned(),
+            ));
+        }
         let destination = settings::resolve(address, &options.environment)?;
         Ok(SshShell {
             address: destination.address(),
@@ -150,6 +157,16 @@ impl SshShell {
     }
 }
 
+/// Says whether an OpenSSL that was compiled like this keeps the state of threads apart.
+///
+/// Its own build script leaves threads out without a word when it is asked for a static *program*
+/// (`RUSTFLAGS='-C target-feature=+crt-static'` does that), and then a single array serves all threads. On Linux, it is
+/// compiled with this flag wherever threads are in.
+fn knows_threads(compiler_flags: &str) -> bool {
+    let linux = cfg!(target_os = "linux");
+    !linux || compiler_flags.split_whitespace().any(|flag| flag == "-pthread")
+}
+
 #[async_trait]
 impl Shell for SshShell {
     fn address(&self) -> &str {
@@ -195,5 +212,18 @@ impl Shell for SshShell {
         self.hand_over(&jobs, command)
             .await?
             .map_err(|reason| self.lost(command, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_openssl_in_this_program_knows_threads() {
+        assert!(knows_threads(openssl::version::c_flags()));
+        assert!(!knows_threads(
+            "compiler: cc -fPIC -static -O3 -DOPENSSL_PIC"
+        ));
     }
 }

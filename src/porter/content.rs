@@ -9,21 +9,23 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Advice, OFlags, SeekFrom};
 
 use super::chunk::{CHUNK, chunks_of};
 use super::error::PorterError;
 
-/// Bytes read at once: enough for a disk's full speed with one request in flight, little enough to hold a dozen.
-pub(crate) const BLOCK: usize = 16 * CHUNK;
+/// Bytes read at once: with several requests in flight enough for a disk's full speed, little enough to hold some dozens.
+pub(crate) const BLOCK: usize = 8 * CHUNK;
 /// What O_DIRECT wants buffers, offsets and lengths to be multiples of, on all disks in use.
 const ALIGNMENT: usize = 4096;
-/// Blocks read ahead.
-const AHEAD: usize = 6;
+/// Reads in flight: a disk of many parts is several times faster with some, and a single one does not become slower.
+const READERS: usize = 8;
+/// Pieces planned ahead, and so the blocks that may be waiting to be taken.
+const AHEAD: usize = 2 * READERS;
 /// The longest run of zero chunks told at once, so that progress is seen to move through large holes.
 const LONGEST_RUN: u64 = 1 << 18;
 
@@ -249,56 +251,103 @@ pub(crate) enum Tolerance {
     Fail,
 }
 
-/// A thread that reads a whole volume in order, a few blocks ahead of who takes them.
+/// Reads a whole volume in order, some blocks ahead of who takes them.
+///
+/// ```text
+///  plan --> job --> reader 1 --> block --+
+///    |  +-> job --> reader 2 --> block --+--> next()
+///    +----- whose turn it is ------------+
+/// ```
+/// Several reads are in flight at once, since few disks give their speed to one. The order in which they were planned
+/// is the order in which they are taken.
 pub(crate) struct Ahead {
-    pieces: Receiver<Result<Piece, PorterError>>,
+    turns: Receiver<Turn>,
+    readers: Vec<Receiver<Result<Piece, PorterError>>>,
     used: SyncSender<Block>,
+}
+
+/// Where the next piece comes from.
+enum Turn {
+    /// From the plan itself: nothing had to be read.
+    Planned(Result<Piece, PorterError>),
+    /// From the reader of that number.
+    Reader(usize),
+}
+
+/// A stretch to read.
+struct Job {
+    first: u64,
+    length: usize,
 }
 
 impl Ahead {
     /// Starts reading.
     pub(crate) fn start(content: Arc<dyn Content>, path: PathBuf, tolerance: Tolerance) -> Ahead {
-        let (sender, pieces) = sync_channel(AHEAD);
-        let (used, free) = sync_channel(AHEAD + 2);
-        std::thread::spawn(move || {
-            let mut reader = Reader {
-                content,
-                path,
+        let (turn, turns) = sync_channel(AHEAD);
+        let (used, free) = sync_channel(AHEAD + READERS);
+        let free = Arc::new(Mutex::new(free));
+        let mut jobs = Vec::new();
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            // A reader's queue is as long as all turns, so that it waits for nobody but the plan.
+            let (job, own) = sync_channel(AHEAD);
+            let (sender, pieces) = sync_channel(AHEAD);
+            jobs.push(job);
+            readers.push(pieces);
+            let reader = Reader {
+                content: Arc::clone(&content),
+                path: path.clone(),
                 tolerance,
-                sender,
-                free,
+                free: Arc::clone(&free),
             };
-            reader.run();
-        });
-        Ahead { pieces, used }
+            std::thread::spawn(move || reader.run(&own, &sender));
+        }
+        let plan = Plan {
+            content,
+            path,
+            tolerance,
+            turn,
+            jobs,
+        };
+        std::thread::spawn(move || plan.run());
+        Ahead {
+            turns,
+            readers,
+            used,
+        }
     }
 
     /// Returns the next piece, `None` at the end.
     pub(crate) fn next(&self) -> Option<Result<Piece, PorterError>> {
-        self.pieces.recv().ok()
+        match self.turns.recv().ok()? {
+            Turn::Planned(piece) => Some(piece),
+            Turn::Reader(number) => self.readers.get(number)?.recv().ok(),
+        }
     }
 
     /// Gives a block back.
     pub(crate) fn give_back(&self, block: Block) {
-        // When the reader needs no more blocks, this one is simply freed.
+        // When no reader needs more blocks, this one is simply freed.
         let _ = self.used.try_send(block);
     }
 }
 
-struct Reader {
+/// The thread that finds out what is to be read, in order.
+struct Plan {
     content: Arc<dyn Content>,
     path: PathBuf,
     tolerance: Tolerance,
-    sender: SyncSender<Result<Piece, PorterError>>,
-    free: Receiver<Block>,
+    turn: SyncSender<Turn>,
+    jobs: Vec<SyncSender<Job>>,
 }
 
-impl Reader {
-    /// Reads until the end, an error, or until nobody takes pieces any more.
-    fn run(&mut self) {
+impl Plan {
+    /// Goes on until the end, an error, or until nobody takes pieces any more.
+    fn run(self) {
         let size = self.content.size();
         let chunk = CHUNK as u64;
         let mut next = 0;
+        let mut numbers = (0..self.jobs.len()).cycle();
         // Data is asked for once and read to its end: some file systems walk all of it to find that end.
         let mut data = Extent {
             zero: false,
@@ -316,8 +365,14 @@ impl Reader {
             {
                 data = *extent;
             }
-            let (piece, count) = match extent {
-                Ok(extent) if extent.end <= offset => (Ok(self.unknown(next, size)), 1),
+            let (turn, count) = match extent {
+                Ok(extent) if extent.end <= offset => {
+                    let piece = Piece::Unknown {
+                        first: next,
+                        count: 1,
+                    };
+                    (Turn::Planned(Ok(piece)), 1)
+                }
                 Ok(extent) => {
                     let whole = if extent.end >= size {
                         chunks_of(size)
@@ -326,63 +381,97 @@ impl Reader {
                     };
                     if extent.zero && whole > next {
                         let count = (whole - next).min(LONGEST_RUN);
-                        (Ok(Piece::Zero { first: next, count }), count)
+                        (
+                            Turn::Planned(Ok(Piece::Zero { first: next, count })),
+                            count,
+                        )
                     } else {
                         // A chunk that begins with a hole is read alone.
                         let end = extent.end.max(offset + 1).next_multiple_of(chunk);
                         let length = (end.min(size) - offset).min(BLOCK as u64) as usize;
-                        (self.read(next, length), chunks_of(length as u64))
+                        let number = numbers.next().unwrap_or_default();
+                        let job = Job {
+                            first: next,
+                            length,
+                        };
+                        if self.jobs[number].send(job).is_err() {
+                            return;
+                        }
+                        (Turn::Reader(number), chunks_of(length as u64))
                     }
                 }
-                Err(error) => (self.failed(next, 1, offset, error), 1),
+                Err(error) => {
+                    let piece = failed(&self.path, self.tolerance, next, 1, error);
+                    (Turn::Planned(piece), 1)
+                }
             };
             next += count;
-            let stop = piece.is_err();
-            if self.sender.send(piece).is_err() || stop {
+            let stop = matches!(turn, Turn::Planned(Err(_)));
+            if self.turn.send(turn).is_err() || stop {
+                return;
+            }
+        }
+    }
+}
+
+/// One of the threads that read.
+struct Reader {
+    content: Arc<dyn Content>,
+    path: PathBuf,
+    tolerance: Tolerance,
+    free: Arc<Mutex<Receiver<Block>>>,
+}
+
+impl Reader {
+    /// Reads what is planned until there is no more, or until nobody takes it any more.
+    fn run(&self, jobs: &Receiver<Job>, pieces: &SyncSender<Result<Piece, PorterError>>) {
+        while let Ok(Job { first, length }) = jobs.recv() {
+            let mut block = self.block();
+            let offset = first * CHUNK as u64;
+            let piece = match self.content.read(&mut block, offset, length) {
+                Ok(()) => Ok(Piece::Data {
+                    first,
+                    block,
+                    length,
+                }),
+                Err(error) => {
+                    let count = chunks_of(length as u64);
+                    failed(&self.path, self.tolerance, first, count, error)
+                }
+            };
+            if pieces.send(piece).is_err() {
                 return;
             }
         }
     }
 
-    fn unknown(&self, first: u64, size: u64) -> Piece {
-        Piece::Unknown {
-            first,
-            count: u64::from(first < chunks_of(size)),
-        }
+    /// Returns a block that was given back, or a new one.
+    fn block(&self) -> Block {
+        let free = self.free.lock().ok();
+        free.and_then(|free| free.try_recv().ok())
+            .unwrap_or_else(Block::new)
     }
+}
 
-    fn read(&self, first: u64, length: usize) -> Result<Piece, PorterError> {
-        let mut block = self.free.try_recv().unwrap_or_else(|_| Block::new());
-        let offset = first * CHUNK as u64;
-        match self.content.read(&mut block, offset, length) {
-            Ok(()) => Ok(Piece::Data {
-                first,
-                block,
-                length,
-            }),
-            Err(error) => self.failed(first, chunks_of(length as u64), offset, error),
+/// Turns chunks that cannot be read into what the pass makes of them.
+fn failed(
+    path: &Path,
+    tolerance: Tolerance,
+    first: u64,
+    count: u64,
+    source: io::Error,
+) -> Result<Piece, PorterError> {
+    // A file that became shorter while it was read is short only until the next pass.
+    let passing = source.kind() == io::ErrorKind::UnexpectedEof;
+    match tolerance {
+        Tolerance::Skip if passing || source.raw_os_error().is_none() => {
+            Ok(Piece::Unknown { first, count })
         }
-    }
-
-    fn failed(
-        &self,
-        first: u64,
-        count: u64,
-        offset: u64,
-        source: io::Error,
-    ) -> Result<Piece, PorterError> {
-        // A file that became shorter while it was read is short only until the next pass.
-        let passing = source.kind() == io::ErrorKind::UnexpectedEof;
-        match self.tolerance {
-            Tolerance::Skip if passing || source.raw_os_error().is_none() => {
-                Ok(Piece::Unknown { first, count })
-            }
-            Tolerance::Skip | Tolerance::Fail => Err(PorterError::Place {
-                operation: "read",
-                path: self.path.display().to_string(),
-                offset,
-                source,
-            }),
-        }
+        Tolerance::Skip | Tolerance::Fail => Err(PorterError::Place {
+            operation: "read",
+            path: path.display().to_string(),
+            offset: first * CHUNK as u64,
+            source,
+        }),
     }
 }
