@@ -11,7 +11,9 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -102,7 +104,9 @@ pub(crate) fn measure(file: &File) -> io::Result<u64> {
 /// A block device, written as it is.
 pub(crate) struct DeviceDisk {
     file: File,
+    path: PathBuf,
     size: u64,
+    discards: AtomicBool,
 }
 
 impl DeviceDisk {
@@ -115,12 +119,40 @@ impl DeviceDisk {
                 path.display()
             )));
         }
-        let disk = DeviceDisk { file, size };
+        let disk = DeviceDisk {
+            file,
+            path: path.to_owned(),
+            size,
+            discards: AtomicBool::new(true),
+        };
         // Read ahead would fetch what nobody asks for. Advice only.
         let _ = rustix::fs::fadvise(&disk.file, 0, None, Advice::Random);
         disk.wipe(size, room)
             .map_err(PorterError::file("prepare", path))?;
         Ok(disk)
+    }
+
+    /// Asks the device to give the space of a range back, which promises nothing about what it reads as then.
+    ///
+    /// By util-linux' own tool, since the system call for it cannot be made without unsafe code. Where that does not
+    /// work, the space stays taken unless ZFS compresses zeros away.
+    fn discard(&self, start: u64, length: u64) {
+        if !self.discards.load(Ordering::Relaxed) {
+            return;
+        }
+        let done = Command::new("blkdiscard")
+            // We have the device open ourselves, exclusively.
+            .arg("--force")
+            .args(["--offset", &start.to_string()])
+            .args(["--length", &length.to_string()])
+            .arg(&self.path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !done.is_ok_and(|status| status.success()) {
+            self.discards.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Makes a range zero by writing where it is not.
@@ -156,9 +188,9 @@ impl Disk for DeviceDisk {
         self.file.read_exact_at(bytes, index * CHUNK as u64)
     }
 
-    /// Gives the space back where the device can, which the kernel then promises to read as zeros; a zvol can only
-    /// discard, which leaves the beginning and the end of a range alone that are no whole blocks of it, and promises
-    /// nothing. So what is not zero after that is written.
+    /// Gives the space back where the device can, and the kernel promises that it then reads as zeros. A zvol can only
+    /// discard, which leaves the beginning and the end of a range alone that are no whole blocks of it; so what is not
+    /// zero after that is written.
     fn zero(&self, first: u64, count: u64) -> io::Result<()> {
         let start = first * CHUNK as u64;
         let end = (first + count).saturating_mul(CHUNK as u64).min(self.size);
@@ -171,9 +203,7 @@ impl Disk for DeviceDisk {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
         }
-        let discard = punch | FallocateFlags::NO_HIDE_STALE;
-        // Kernels without this way to discard say so, and the space stays taken unless ZFS compresses zeros away.
-        let _ = rustix::fs::fallocate(&self.file, discard, start, end - start);
+        self.discard(start, end - start);
         self.wipe(start, end)
     }
 

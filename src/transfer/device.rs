@@ -399,3 +399,6 @@ fn strange(pair: &Pair, side: Side, operation: &'static str, reason: String) -> 
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests;
