@@ -7,18 +7,21 @@
 //! foreign. Read next: `device.rs` (zvols), `carry.rs`, `upload.rs`, then `porter/mod.rs`; `stock.rs` for hosts where no
 //! porter can run.
 
+mod arguments;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use async_trait::async_trait;
+
+use arguments::{direct_arguments, send_arguments, target_arguments};
 
 use super::carry::{self, Carried, DirectAccess, GrantDirect, PATIENCE};
 use super::device::{self, Whose, Zvols};
 use super::lines::{About, Side, most_telling};
 use super::upload::{self, Uploads, shell};
 use super::{
-    End, Engine, Format, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, Verify,
-    VolumeState, stock,
+    End, Engine, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, VolumeState, stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -521,93 +524,4 @@ fn read_json<T: serde::de::DeserializeOwned>(
         address: end_of(pair, side).shell.address().to_owned(),
         reason: format!("it printed something unexpected: {error}"),
     })
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
-    }
-}
-
-fn target_arguments(verb: &str, pair: &Pair, zvols: Zvols) -> Vec<String> {
-    let mut arguments = [
-        verb,
-        "--path",
-        &pair.target.path,
-        "--temp",
-        &pair.target.temp,
-        "--name",
-        &pair.name,
-        "--format",
-        format_name(pair.target.format),
-    ]
-    .map(String::from)
-    .to_vec();
-    if let Some(guid) = zvols.target {
-        arguments.extend([String::from("--guid"), guid.to_string()]);
-    }
-    if zvols.fresh {
-        arguments.extend(["--fresh", "yes"].map(String::from));
-    }
-    arguments
-}
-
-fn send_arguments(pair: &Pair, pass: Pass, zvols: Zvols) -> Vec<String> {
-    let mut arguments = [
-        "send",
-        "--path",
-        &pair.source.path,
-        "--format",
-        format_name(pair.source.format),
-        "--layout",
-        if pair.source.format == pair.target.format {
-            "file"
-        } else {
-            "guest"
-        },
-        "--purpose",
-        match pass {
-            Pass::Precopy => "precopy",
-            Pass::Final(Verify::Full) => "final-full",
-            Pass::Final(Verify::Transfer) => "final-transfer",
-        },
-    ]
-    .map(String::from)
-    .to_vec();
-    if let Some(limit) = pair.limit {
-        arguments.push(String::from("--limit"));
-        arguments.push(limit.as_bytes_per_second().to_string());
-    }
-    if let Some(guid) = zvols.snapshot {
-        arguments.extend([String::from("--snapshot"), guid.to_string()]);
-    }
-    arguments
-}
-
-fn direct_arguments(pair: &Pair, access: &DirectAccess, receive: &Command) -> Vec<String> {
-    let mut arguments: Vec<String> = [
-        "--host",
-        &access.address.host,
-        "--receive",
-        receive.line(),
-        "--temp",
-        &pair.source.temp,
-        "--name",
-        &pair.name,
-    ]
-    .map(String::from)
-    .to_vec();
-    let options = [
-        ("--user", access.address.user.clone()),
-        ("--port", access.address.port.map(|port| port.to_string())),
-        ("--ciphers", access.ciphers.clone()),
-    ];
-    for (key, value) in options {
-        if let Some(value) = value {
-            arguments.push(String::from(key));
-            arguments.push(value);
-        }
-    }
-    arguments
 }
