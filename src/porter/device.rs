@@ -6,7 +6,10 @@
 //! guid is given is foreign, and so is anything at a device's path that is none, such as a file that was left in /dev.
 //!
 //! A device may be larger than the volume, since sizes are rounded up; what lies behind the volume is zero. Its size is
-//! never changed here. Read next: `target.rs` (files), `transfer/device.rs` (who makes and marks a zvol).
+//! never changed here.
+//!
+//! What is read back goes past the page cache, but not past the cache of ZFS: it proves what ZFS was given, and that the
+//! disks keep it is proved by ZFS's own checksums when they are read. Read next: `target.rs` (files), `transfer/device.rs` (who makes and marks a zvol).
 
 use std::fs::{File, OpenOptions};
 use std::io;
