@@ -1,8 +1,8 @@
 //! The image engine with real porters, real processes and real images: this machine is both hosts.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,8 +21,13 @@ use proxmove::units::{Bandwidth, Bytes};
 
 #[path = "image/delta.rs"]
 mod delta;
+#[path = "support/disks.rs"]
+mod disks;
+#[path = "support/not_run.rs"]
+mod not_run;
 
-const MIB: u64 = 1 << 20;
+use disks::{MIB, hash, noise, qemu};
+
 const FINAL: Pass = Pass::Final(Verify::Full);
 
 struct Lab {
@@ -107,44 +112,8 @@ fn address(host: &str, port: u16) -> SshAddress {
     }
 }
 
-fn hash(path: &str) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    io::copy(&mut File::open(path).expect("opens"), &mut hasher).expect("reads");
-    hasher.finalize()
-}
-
-fn noise(path: &str, offset: u64, length: u64, seed: u64) {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .expect("opens");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut bytes = vec![0; length as usize];
-    random.fill(&mut bytes);
-    file.write_all_at(&bytes, offset).expect("writes");
-}
-
 fn note(text: &str) {
     writeln!(io::stderr(), "{text}").expect("prints");
-}
-
-fn qemu(program: &str, arguments: &[&str]) -> Option<String> {
-    match Command::new(program).args(arguments).output() {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(
-                output.status.success(),
-                "{program} {arguments:?}: {output:?}"
-            );
-            Some(text)
-        }
-        Err(error) => {
-            note(&format!("not run: {program}: {error}"));
-            None
-        }
-    }
 }
 
 async fn whole_move(tool: Tool) {

@@ -32,8 +32,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Header {
     /// The target volume.
     pub(crate) path: String,
-    /// Its inode; `None` between writing the manifest and creating the volume.
+    /// Its inode, or the guid of a zvol; `None` between writing the manifest and creating the volume.
     pub(crate) inode: Option<u64>,
+    /// The volume's size at the newest pass, where the device that holds it may be larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size: Option<u64>,
     /// What the fingerprints are of.
     pub(crate) layout: Layout,
     /// Whether the directory of the volume is ours, too.
@@ -132,6 +135,7 @@ impl Manifest {
             header: Header {
                 path: volume.display().to_string(),
                 inode: None,
+                size: None,
                 layout,
                 made_directory: false,
                 chunk: CHUNK as u64,

@@ -14,11 +14,12 @@
 //! manifest of ours does not name. It needs no state from an earlier run but the manifest on the target.
 //!
 //! Read next: `chunk.rs`, `pages.rs` and `wire.rs` (the values), `send.rs`, `peer.rs`, `question.rs`, `receive.rs`,
-//! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
+//! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs`, `device.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
 
 mod answer;
 mod chunk;
 mod content;
+mod device;
 mod direct;
 mod error;
 mod have;
@@ -52,6 +53,7 @@ pub(crate) use places::Target;
 pub(crate) use seal::SourceState;
 pub(crate) use tell::{Counts, Line};
 
+use device::Device;
 use error::PorterError;
 use places::Places;
 use tell::Teller;
@@ -103,12 +105,13 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
                 places: options.places()?,
                 image: options.is_image()?,
                 adopt: options.has("adopt"),
+                device: options.device()?,
             };
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
         }
         "state" => print(&SourceState::of(&options.path()?)?.to_json()),
         "observe" => {
-            let target = places::observe(&options.path()?, &options.places()?)?;
+            let target = places::observe(&options.path()?, &options.places()?, options.device()?)?;
             print(&serde_json::to_vec(&target).unwrap_or_default())
         }
         "discard" => places::discard(&options.path()?, &options.places()?),
@@ -133,6 +136,7 @@ fn send(options: &Options<'_>, teller: &Teller) -> Result<(), PorterError> {
             other => return Err(PorterError::Usage(format!("no purpose '{other}'"))),
         },
         limit: options.number("limit")?,
+        snapshot: options.number("snapshot")?,
     };
     let outcome = if options.has("host") {
         let door = direct::Door {
@@ -206,6 +210,12 @@ impl<'a> Options<'a> {
 
     fn places(&self) -> Result<Places, PorterError> {
         Places::new(self.get("temp")?, self.get("name")?)
+    }
+
+    fn device(&self) -> Result<Option<Device>, PorterError> {
+        let fresh = self.has("fresh");
+        let device = |guid| Device { guid, fresh };
+        Ok(self.number("guid")?.map(device))
     }
 
     fn is_image(&self) -> Result<bool, PorterError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::chunk::{CHUNK, Fingerprint, chunks_of};
+use super::device::{self, Device};
 use super::error::PorterError;
 use super::manifest::{Manifest, remove_file, sync_directory};
 use super::seal::{Seal, SourceState};
@@ -68,15 +69,26 @@ pub(crate) enum Target {
         in_place: u64,
         /// The seal of the newest final pass.
         seal: Option<Seal>,
-        /// Whether the target is as it was sealed.
+        /// Whether the target is as it was sealed; says nothing of a device.
         kept: bool,
     },
 }
 
-/// Finds out what there is of a target; changes nothing.
-pub(crate) fn observe(path: &Path, places: &Places) -> Result<Target, PorterError> {
-    let manifest = Manifest::open(&places.manifest())?;
-    match owner(path, manifest.as_ref().map(|manifest| &manifest.header))? {
+/// Finds out what there is of a target, which is a device when the engine says so; changes nothing.
+pub(crate) fn observe(
+    path: &Path,
+    places: &Places,
+    device: Option<Device>,
+) -> Result<Target, PorterError> {
+    let mut manifest = Manifest::open(&places.manifest())?;
+    let owner = match device {
+        Some(device) => {
+            manifest = manifest.filter(|manifest| device::is_named(path, &manifest.header, device));
+            device::owner(path)?
+        }
+        None => owner(path, manifest.as_ref().map(|manifest| &manifest.header))?,
+    };
+    match owner {
         Owner::Nobody => return Ok(Target::Absent),
         Owner::Foreign => return Ok(Target::Foreign),
         Owner::Us => {}

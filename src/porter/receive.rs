@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::answer::Answers;
 use super::chunk::{CHUNK, chunks_of};
 use super::content::Content;
+use super::device::{self, Device};
 use super::error::PorterError;
 use super::have::{Heard, tell_claims, tell_disk};
 use super::manifest::{Manifest, sync_directory};
@@ -50,6 +51,8 @@ pub(crate) struct Order {
     pub(crate) image: bool,
     /// Whether a volume without a manifest is ours, too.
     pub(crate) adopt: bool,
+    /// What the engine says of a target that is a block device.
+    pub(crate) device: Option<Device>,
 }
 
 /// Runs one pass over the streams from and to a sender.
@@ -153,11 +156,33 @@ impl Pass {
                 "something else than a hello",
             )));
         };
-        let claimed = target::claim(&order.path, &order.places.manifest(), layout, order.adopt)?;
-        Seal::break_it(&order.places.seal())?;
-        let mut manifest = claimed.manifest;
         let path = &order.path;
         let image = order.image && layout == Layout::Guest;
+        let ready = |manifest, disk| Pass {
+            purpose,
+            layout,
+            size,
+            manifest: Arc::new(manifest),
+            disk: Arc::from(disk),
+            output,
+            heard: Arc::default(),
+        };
+        if let Some(device) = order.device {
+            if order.image {
+                return Err(PorterError::Unsupported(format!(
+                    "{} is a device, and shall hold an image; only raw devices are written",
+                    path.display()
+                )));
+            }
+            let manifest = order.places.manifest();
+            let (disk, manifest) = device::claim(path, &manifest, layout, device, size)?;
+            Seal::break_it(&order.places.seal())?;
+            let disk: Box<dyn Disk> = Box::new(disk);
+            return Ok(ready(manifest, disk));
+        }
+        let claimed = target::claim(path, &order.places.manifest(), layout, order.adopt)?;
+        Seal::break_it(&order.places.seal())?;
+        let mut manifest = claimed.manifest;
         let trouble = || PorterError::file("prepare", path);
         let mut old_size = 0;
         let mut disk: Box<dyn Disk> = if image {
@@ -187,15 +212,7 @@ impl Pass {
             manifest.truncate(chunks_of(size))?;
             disk.resize(size).map_err(trouble())?;
         }
-        Ok(Pass {
-            purpose,
-            layout,
-            size,
-            manifest: Arc::new(manifest),
-            disk: Arc::from(disk),
-            output,
-            heard: Arc::default(),
-        })
+        Ok(ready(manifest, disk))
     }
 
     fn run(
@@ -344,7 +361,9 @@ impl Pass {
         if purpose != Purpose::Precopy && digest != end.digest {
             return Err(PorterError::Digest);
         }
-        sync_directory(path)?;
+        if order.device.is_none() {
+            sync_directory(path)?;
+        }
         let mut manifest = Arc::into_inner(manifest).ok_or(PorterError::Gone)?;
         if !manifest.header.writing_since.is_empty() {
             manifest.set_writing(false)?;

@@ -1,16 +1,18 @@
 //! The seal: proof that a final pass completed, and of what.
 //!
 //! A volume is synced only while the source still has the times and size it had during that pass, and the target, too;
-//! so a seal cannot outlive a write to either. Block devices have no such times and are never synced by a seal. Read
-//! next: `places.rs`.
+//! so a seal cannot outlive a write to either. Block devices have no such times. Of a zvol, ZFS itself tells whether it
+//! was written to since a snapshot; the engine takes that snapshot, the seal names it, and the engine judges it
+//! (`transfer/device.rs`). Any other device is never synced by a seal. Read next: `places.rs`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::device::measure;
 use super::error::PorterError;
 use super::manifest::{remove_file, sync_directory};
 
@@ -27,6 +29,9 @@ pub(crate) struct SourceState {
     pub(crate) inode: u64,
     /// Whether this is a file, whose times tell of writes; a block device's do not.
     pub(crate) file: bool,
+    /// The guid of the snapshot since which a zvol must not have been written to, as the engine gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<u64>,
 }
 
 impl SourceState {
@@ -35,14 +40,25 @@ impl SourceState {
         let found = std::fs::metadata(path).map_err(PorterError::file("look at", path))?;
         let nanoseconds =
             |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-        let file = found.is_file();
-        let times = |value| if file { value } else { 0 };
+        if !found.is_file() {
+            // What its node in /dev tells is not about its content, and changes when the machine starts anew.
+            let size = File::open(path).and_then(|device| measure(&device));
+            return Ok(SourceState {
+                size: size.map_err(PorterError::file("measure", path))?,
+                written: 0,
+                changed: 0,
+                inode: 0,
+                file: false,
+                snapshot: None,
+            });
+        }
         Ok(SourceState {
             size: found.len(),
-            written: times(nanoseconds(found.mtime(), found.mtime_nsec())),
-            changed: times(nanoseconds(found.ctime(), found.ctime_nsec())),
+            written: nanoseconds(found.mtime(), found.mtime_nsec()),
+            changed: nanoseconds(found.ctime(), found.ctime_nsec()),
             inode: found.ino(),
-            file,
+            file: true,
+            snapshot: None,
         })
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Order {
     pub(crate) purpose: Purpose,
     /// Bytes per second on the wire.
     pub(crate) limit: Option<u64>,
+    /// The snapshot since which the source, a zvol, must not have been written to; for the seal.
+    pub(crate) snapshot: Option<u64>,
 }
 
 /// What a pass did.
@@ -180,10 +182,11 @@ impl Pass {
             )));
         }
         let state = if last_pass {
-            let after = SourceState::of(&order.path)?;
+            let mut after = SourceState::of(&order.path)?;
             if after != *before {
                 return Err(changed(&order.path));
             }
+            after.snapshot = order.snapshot;
             after.to_json()
         } else {
             Vec::new()

@@ -1,4 +1,4 @@
-//! Writing a volume: the trait [`Disk`], raw files, and whose file it is.
+//! Writing a volume: the trait [`Disk`], raw files, and whose file it is. Block devices are in `device.rs`.
 //!
 //! A target volume is created here with O_EXCL, after a manifest was written that names it; a file that no manifest of
 //! ours names is foreign and never touched. Read next: `manifest.rs`, `receive.rs`.
@@ -271,7 +271,7 @@ fn note_inode(manifest: &mut Manifest, file: &File, path: &Path) -> Result<(), P
     manifest.write_header()
 }
 
-fn foreign(path: &Path) -> PorterError {
+pub(crate) fn foreign(path: &Path) -> PorterError {
     PorterError::Foreign {
         path: path.display().to_string(),
     }

@@ -69,12 +69,14 @@ impl Lab {
             image: self.source_image && layout == Layout::Guest,
             purpose,
             limit: self.limit,
+            snapshot: None,
         };
         let receiving = receive::Order {
             path: self.target.clone(),
             places: self.places(),
             image: self.target_image,
             adopt: self.adopt,
+            device: None,
         };
         let (data_out, data_in) = io::pipe().expect("pipe");
         let (have_out, have_in) = io::pipe().expect("pipe");
@@ -131,7 +133,7 @@ impl Lab {
     }
 
     fn sealed(&self) -> bool {
-        match places::observe(&self.target, &self.places()).expect("observes") {
+        match places::observe(&self.target, &self.places(), None).expect("observes") {
             Target::Ours {
                 seal: Some(seal),
                 kept: true,
@@ -326,7 +328,7 @@ fn interrupted_anywhere_a_pass_resumes_with_little_sent_twice() {
             Err(_) => cuts += 1,
         }
         assert!(cuts < 200, "does not converge");
-        if let Ok(Target::Ours { seal, .. }) = places::observe(&lab.target, &lab.places()) {
+        if let Ok(Target::Ours { seal, .. }) = places::observe(&lab.target, &lab.places(), None) {
             assert!(seal.is_none());
         }
     }
@@ -427,7 +429,7 @@ fn a_foreign_file_is_never_touched() {
         );
         assert_eq!(sent.report().kind, "foreign");
         assert_eq!(
-            places::observe(&lab.target, &lab.places()).expect("observes"),
+            places::observe(&lab.target, &lab.places(), None).expect("observes"),
             Target::Foreign
         );
         places::discard(&lab.target, &lab.places()).expect_err("must be refused");
@@ -459,7 +461,7 @@ fn a_volume_whose_manifest_was_lost_is_adopted_when_it_is_vouched_for() {
         noise(&lab.source, MIB, 10, 2);
         set_length(&lab.source, size + 512);
         lab.refused(purpose);
-        let seen = places::observe(&lab.target, &lab.places()).expect("observes");
+        let seen = places::observe(&lab.target, &lab.places(), None).expect("observes");
         assert_eq!(seen, Target::Foreign);
         lab.adopt = true;
         let pass = lab.pass(purpose);
@@ -823,6 +825,7 @@ fn what_the_disk_did_not_keep_is_named_by_its_offset() {
         places: lab.places(),
         image: false,
         adopt: false,
+        device: None,
     };
     let mut touched = super::prove::Touched::new(64);
     touched.add(0, 64);
@@ -858,7 +861,7 @@ fn a_block_device_is_read_but_never_synced_by_a_seal() {
     lab.source = device.clone();
     let passed = [Purpose::Precopy, Purpose::FinalFull]
         .map(|purpose| lab.pass_cut(purpose, u64::MAX, u64::MAX));
-    let sealed = places::observe(&lab.target, &lab.places());
+    let sealed = places::observe(&lab.target, &lab.places(), None);
     Command::new("losetup")
         .arg("-d")
         .arg(&device)
@@ -907,6 +910,7 @@ fn a_receiver_greeted_by_noise_says_so() {
         image: false,
         purpose: Purpose::Precopy,
         limit: None,
+        snapshot: None,
     };
     let teller = Teller::new(Box::new(io::sink()));
     let input = io::Cursor::new(b"Linux node1 6.8\n".to_vec()).chain(io::empty());

@@ -141,7 +141,7 @@ impl Work {
             }
         }
         self.manifest.withdraw(&runs)?;
-        for item in batch {
+        for item in joined(batch) {
             let (first, count, fingerprint, result) = match item {
                 Item::Chunk {
                     index,
@@ -231,6 +231,24 @@ impl Work {
             .unwrap_or(Err(PorterError::Gone));
         synced.and(handed.map_err(|_| PorterError::Gone))
     }
+}
+
+/// Joins zero chunks that follow each other, since giving space back is dear by the call and not by the byte.
+fn joined(batch: Vec<Item>) -> Vec<Item> {
+    let mut joined: Vec<Item> = Vec::with_capacity(batch.len());
+    for item in batch {
+        match (joined.last_mut(), item) {
+            (
+                Some(Item::Zero { first, count }),
+                Item::Zero {
+                    first: next,
+                    count: more,
+                },
+            ) if *first + *count == next => *count += more,
+            (_, item) => joined.push(item),
+        }
+    }
+    joined
 }
 
 /// Collects what arrives within a moment; says whether the queue has ended.

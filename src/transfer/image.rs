@@ -1,22 +1,27 @@
-//! The engine for images: files (raw, qcow2) and block devices as sources, copied while the guest runs.
+//! The engine for images: files (raw, qcow2) and zvols, copied while the guest runs.
 //!
 //! Same format on both sides: the bytes of the file itself, so an image keeps its internal snapshots. Different formats:
 //! what the guest sees, with no second copy in between. The work is done by porters on the hosts; this engine puts them
 //! there, connects them, and turns what they say into values. It never reads a volume itself and never decides about a
-//! guest. A target that is a block device is not supported; it counts as foreign. Read next: `carry.rs`, `upload.rs`,
-//! then `porter/mod.rs`; `stock.rs` for hosts where no porter can run.
+//! guest. Of block devices, only zvols can be targets, since only they can say whose they are; any other one counts as
+//! foreign. Read next: `device.rs` (zvols), `carry.rs`, `upload.rs`, then `porter/mod.rs`; `stock.rs` for hosts where no
+//! porter can run.
+
+mod arguments;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use async_trait::async_trait;
 
+use arguments::{direct_arguments, send_arguments, target_arguments};
+
 use super::carry::{self, Carried, DirectAccess, GrantDirect, PATIENCE};
+use super::device::{self, Whose, Zvols};
 use super::lines::{About, Side, most_telling};
 use super::upload::{self, Uploads, shell};
 use super::{
-    End, Engine, Format, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, Verify,
-    VolumeState, stock,
+    End, Engine, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, VolumeState, stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -90,9 +95,13 @@ impl ImageEngine {
         }
     }
 
-    async fn observe_porter(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
+    async fn observe_porter(
+        &self,
+        pair: &Pair,
+        zvols: Zvols,
+    ) -> Result<VolumeState, TransferError> {
         const OPERATION: &str = "look at the target";
-        let arguments = target_arguments("observe", pair);
+        let arguments = target_arguments("observe", pair, zvols);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let printed = self
             .porter(pair, Side::Target, OPERATION, &arguments)
@@ -108,23 +117,44 @@ impl ImageEngine {
             } => (Bytes(in_place), seal, kept),
         };
         let partial = VolumeState::Partial { in_place };
-        let Some(seal) = seal.filter(|seal| seal.source.file) else {
+        let Some(seal) = seal else {
             return Ok(partial);
         };
-        if self.uploads.find(&pair.source, pair.drive).await?.is_none() {
-            return Ok(partial);
-        }
-        const STATE: &str = "look at the source";
-        let arguments = ["state", "--path", &pair.source.path];
-        let printed = self.porter(pair, Side::Source, STATE, &arguments).await?;
-        let source = read_json::<SourceState>(pair, Side::Source, STATE, &printed)?;
-        Ok(match (source == seal.source, kept) {
-            (true, true) => VolumeState::Synced {
+        let same = if seal.source.file {
+            self.source_file_same(pair, &seal.source).await?
+        } else {
+            device::source_same(pair, &seal.source).await?
+        };
+        let kept = match zvols.target {
+            Some(_) => device::target_kept(pair, &seal.digest).await?,
+            None => Some(kept),
+        };
+        Ok(match (same, kept) {
+            (Some(true), Some(true)) => VolumeState::Synced {
                 digest: seal.digest,
             },
-            (true, false) => VolumeState::TargetNewer,
-            (false, _) => VolumeState::SourceNewer,
+            (Some(true), Some(false)) => VolumeState::TargetNewer,
+            (Some(false), _) => VolumeState::SourceNewer,
+            (None, _) | (Some(true), None) => partial,
         })
+    }
+
+    /// Says whether the source file is what the seal speaks of; `None` while there is no porter to look at it.
+    async fn source_file_same(
+        &self,
+        pair: &Pair,
+        sealed: &SourceState,
+    ) -> Result<Option<bool>, TransferError> {
+        const OPERATION: &str = "look at the source";
+        if self.uploads.find(&pair.source, pair.drive).await?.is_none() {
+            return Ok(None);
+        }
+        let arguments = ["state", "--path", &pair.source.path];
+        let printed = self
+            .porter(pair, Side::Source, OPERATION, &arguments)
+            .await?;
+        let source = read_json::<SourceState>(pair, Side::Source, OPERATION, &printed)?;
+        Ok(Some(source == *sealed))
     }
 
     /// Finds out as much as possible while there is no porter on the target, and writes nothing to get one there.
@@ -157,6 +187,7 @@ impl ImageEngine {
         &self,
         pair: &Pair,
         pass: Pass,
+        zvols: Zvols,
         tell: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Option<PassReport>, TransferError> {
         let operation = operation(pass);
@@ -165,10 +196,10 @@ impl ImageEngine {
         let target = self.uploads.ensure(&pair.target, pair.drive).await?;
         let mut send = Command::new(&source)
             .arg("porter")
-            .args(send_arguments(pair, pass));
+            .args(send_arguments(pair, pass, zvols));
         let mut receive = Command::new(&target)
             .arg("porter")
-            .args(target_arguments("receive", pair));
+            .args(target_arguments("receive", pair, zvols));
         if pair.adopt {
             receive = receive.args(["--adopt", "yes"]);
         }
@@ -319,12 +350,23 @@ impl Engine for ImageEngine {
     }
 
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
-        if pair.tool == Tool::Stock {
-            return stock::observe(pair).await;
-        }
-        match self.uploads.find(&pair.target, pair.drive).await? {
-            Some(_) => self.observe_porter(pair).await,
-            None => self.glance(pair).await,
+        let seen = match device::target(pair).await? {
+            None if pair.tool == Tool::Stock => return stock::observe(pair).await,
+            None => None,
+            Some(Whose::Nobodys) => return Ok(VolumeState::Absent),
+            Some(Whose::Foreign { .. }) => return Ok(VolumeState::Foreign),
+            Some(Whose::Ours(seen)) => Some(seen),
+        };
+        let zvols = Zvols {
+            target: seen.as_ref().map(|seen| seen.guid),
+            ..Zvols::default()
+        };
+        match (self.uploads.find(&pair.target, pair.drive).await?, seen) {
+            (Some(_), _) => self.observe_porter(pair, zvols).await,
+            (None, Some(seen)) => Ok(VolumeState::Partial {
+                in_place: seen.referenced,
+            }),
+            (None, None) => self.glance(pair).await,
         }
     }
 
@@ -335,14 +377,24 @@ impl Engine for ImageEngine {
         tell: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<PassReport, TransferError> {
         if pair.tool == Tool::Stock {
+            if let Some(zvol) = &pair.target.zvol {
+                return Err(TransferError::Porter {
+                    operation: operation(pass),
+                    drive: pair.drive,
+                    address: pair.target.shell.address().to_owned(),
+                    reason: format!("only the porter can write to {}, a zvol", zvol.dataset),
+                });
+            }
             return stock::carry(pair, pass, tell).await;
         }
+        let zvols = device::before(pair, pass).await?;
         for end in [&pair.source, &pair.target] {
             self.uploads.enter(end, &pair.name).await;
         }
         // Somebody who tidied the same host may have taken the porter away; then it is put back, once.
         for _ in 0..2 {
-            if let Some(report) = self.carry_once(pair, pass, tell).await? {
+            if let Some(report) = self.carry_once(pair, pass, zvols, tell).await? {
+                device::after(pair, pass, zvols, &report).await?;
                 return Ok(report);
             }
         }
@@ -358,6 +410,7 @@ impl Engine for ImageEngine {
 
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
         const OPERATION: &str = "tidying up";
+        device::tidy(pair).await?;
         for side in [Side::Source, Side::Target] {
             let end = end_of(pair, side);
             let command = shell(TIDY, &[&end.temp, &pair.name]);
@@ -377,6 +430,10 @@ impl Engine for ImageEngine {
     }
 
     async fn discard(&self, pair: &Pair) -> Result<(), TransferError> {
+        if pair.target.zvol.is_some() {
+            device::discard(pair).await?;
+            return self.tidy(pair).await;
+        }
         if pair.tool == Tool::Stock {
             stock::discard(pair).await?;
             return self.tidy(pair).await;
@@ -394,7 +451,7 @@ impl Engine for ImageEngine {
             | VolumeState::SourceNewer
             | VolumeState::TargetNewer
             | VolumeState::Synced { .. } => {
-                let arguments = target_arguments("discard", pair);
+                let arguments = target_arguments("discard", pair, Zvols::default());
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 self.porter(pair, Side::Target, "removal of the copy", &arguments)
                     .await?;
@@ -467,83 +524,4 @@ fn read_json<T: serde::de::DeserializeOwned>(
         address: end_of(pair, side).shell.address().to_owned(),
         reason: format!("it printed something unexpected: {error}"),
     })
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
-    }
-}
-
-fn target_arguments(verb: &str, pair: &Pair) -> Vec<String> {
-    [
-        verb,
-        "--path",
-        &pair.target.path,
-        "--temp",
-        &pair.target.temp,
-        "--name",
-        &pair.name,
-        "--format",
-        format_name(pair.target.format),
-    ]
-    .map(String::from)
-    .to_vec()
-}
-
-fn send_arguments(pair: &Pair, pass: Pass) -> Vec<String> {
-    let mut arguments = [
-        "send",
-        "--path",
-        &pair.source.path,
-        "--format",
-        format_name(pair.source.format),
-        "--layout",
-        if pair.source.format == pair.target.format {
-            "file"
-        } else {
-            "guest"
-        },
-        "--purpose",
-        match pass {
-            Pass::Precopy => "precopy",
-            Pass::Final(Verify::Full) => "final-full",
-            Pass::Final(Verify::Transfer) => "final-transfer",
-        },
-    ]
-    .map(String::from)
-    .to_vec();
-    if let Some(limit) = pair.limit {
-        arguments.push(String::from("--limit"));
-        arguments.push(limit.as_bytes_per_second().to_string());
-    }
-    arguments
-}
-
-fn direct_arguments(pair: &Pair, access: &DirectAccess, receive: &Command) -> Vec<String> {
-    let mut arguments: Vec<String> = [
-        "--host",
-        &access.address.host,
-        "--receive",
-        receive.line(),
-        "--temp",
-        &pair.source.temp,
-        "--name",
-        &pair.name,
-    ]
-    .map(String::from)
-    .to_vec();
-    let options = [
-        ("--user", access.address.user.clone()),
-        ("--port", access.address.port.map(|port| port.to_string())),
-        ("--ciphers", access.ciphers.clone()),
-    ];
-    for (key, value) in options {
-        if let Some(value) = value {
-            arguments.push(String::from(key));
-            arguments.push(value);
-        }
-    }
-    arguments
 }

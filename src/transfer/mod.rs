@@ -1,15 +1,17 @@
 //! Acting on one volume: the trait [`Engine`], and what a pass is.
 //!
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
-//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
+//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `device.rs` (zvols), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
+mod device;
 pub mod engines;
 pub mod image;
 mod lines;
 pub mod probe;
 mod stock;
 mod upload;
+mod zvol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +122,7 @@ pub struct Pair {
     pub stream: StreamFlags,
     /// Where the bytes are.
     pub source: End,
-    /// Where they go. The file does not exist before the first pass.
+    /// Where they go. The file or zvol does not exist before the first pass.
     pub target: End,
     /// The size the guest sees.
     pub size: Bytes,
@@ -133,7 +135,7 @@ pub struct Pair {
     /// Limit for this pair.
     pub limit: Option<Bandwidth>,
     /// Whether the mark of an interrupted move names the target volume. Then a pass takes it for ours although nothing
-    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file.
+    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file or a zvol.
     pub adopt: bool,
 }
 
@@ -156,16 +158,17 @@ pub enum VolumeState {
         /// Bytes with a known content.
         in_place: Bytes,
     },
-    /// A final pass completed once; the source was written to since (its size or times are not the seal's).
+    /// A final pass completed once; the source was written to since: the size or times of a file are not the seal's,
+    /// or ZFS counts something that was written to a zvol since its snapshot.
     SourceNewer,
     /// A final pass completed once; the source was not written to since, the target was.
     TargetNewer,
-    /// A final pass completed, and neither side has been written to since (same size and times as the seal says).
+    /// A final pass completed, and neither side has been written to since.
     Synced {
         /// BLAKE3 over the content, in hexadecimal.
         digest: String,
     },
-    /// A file is at the target's path that is not ours.
+    /// A file or zvol is in the target's place that is not ours.
     Foreign,
 }
 
