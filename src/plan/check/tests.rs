@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::StoragePath;
 use crate::plan::check::grouped;
 use crate::plan::facts::{HostKey, Unanswered};
 use crate::plan::sample::{World, code, id, node, section, storage, summary};
@@ -240,11 +239,12 @@ fn the_target_storage_is_judged() {
     );
     check(
         |world| {
-            let mut to = section("banana", "ssd", "node2.banana.example", "/");
-            to.path = StoragePath::Zfs("ssd/images".to_owned());
+            let host = world.host("banana").clone();
+            let to = section("banana", "ssd", "node2.banana.example", "zfs:ssd/images");
+            world.hosts.insert(HostKey::of(&to), host);
             world.target.sections.insert(id("ssd"), Ok(to));
         },
-        &["!engine-missing"],
+        &["!section-mismatch", "!zfs-missing"],
     );
     // Nothing is copied, so the storage does not matter.
     check(
