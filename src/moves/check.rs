@@ -12,7 +12,7 @@ use crate::config::{Config, Origin};
 use crate::plan::Severity;
 use crate::plan::check::hosts::{Side, address};
 use crate::plan::check::zfs::{COMPLETE, TARGET_RIGHTS, pool_of};
-use crate::plan::facts::zfs::{DatasetKind, ZfsFacts, ZfsRights};
+use crate::plan::facts::zfs::{DatasetKind, Encryption, ZfsFacts, ZfsRights};
 use crate::plan::facts::{HostFacts, HostKey, Hosts};
 use crate::plan::rights::{Right, for_any_source, for_any_target, grant_command};
 use crate::plan::route::{self, Place};
@@ -398,18 +398,24 @@ fn of_zfs(subject: &str, dataset: &str, zfs: &ZfsFacts) -> Vec<Finding> {
             .available
             .map(|available| format!(", {available} available"))
             .unwrap_or_default();
-        let encrypted = match &zfs.encryption {
-            None => String::new(),
-            Some(encryption) if encryption.key_loaded => {
-                format!(", encrypted with the key of {}", encryption.root)
-            }
-            Some(encryption) => format!(", encrypted, the key of {} not loaded", encryption.root),
+        let (level, encrypted, remedy) = match &zfs.encryption {
+            None => (Level::Ok, String::new(), None),
+            Some(Encryption { root, key_loaded }) if *key_loaded => (
+                Level::Ok,
+                format!(", encrypted with the key of {root}"),
+                None,
+            ),
+            Some(Encryption { root, .. }) => (
+                Level::Warn,
+                format!(", encrypted, and the key of {root} is not loaded"),
+                Some(format!("zfs load-key {root}")),
+            ),
         };
         let text = format!(
             "dataset {dataset} is there{available}{encrypted}; pool {} is ONLINE",
             pool_of(dataset)
         );
-        findings.push(finding(subject, Level::Ok, text, None));
+        findings.push(finding(subject, level, text, remedy));
     }
     if let Some((major, minor)) = zfs.version.filter(|version| *version >= COMPLETE) {
         let text = format!("OpenZFS {major}.{minor}");

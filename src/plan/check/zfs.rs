@@ -198,8 +198,8 @@ fn old(host: &HostFacts, zfs: &ZfsFacts) -> Option<Verdict> {
         "",
         "zfs-old",
         format!(
-            "{} {what}; before {}.{} streams are not compressed, encrypted volumes do not travel as they are, and an \
-             interrupted stream may begin anew",
+            "{} {what}; before {}.{} streams may travel uncompressed, encrypted volumes cannot travel as they are, and \
+             an interrupted stream may begin anew",
             host.address, COMPLETE.0, COMPLETE.1
         ),
         "update it, or move while the way between the hosts is quiet",
