@@ -45,9 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// because that decides whether a missing one can be made. Where something else is in its way, none can. A suspended
 /// pool would keep zfs waiting for ever, so zpool is asked first. Of what is below a dataset only names that Proxmox VE
 /// gives to the guests in question are wanted, and complaints, which hold no tab. `zfs get` of a ZFS without encryption
-/// refuses to answer anything when it is asked for it.
+/// refuses to answer anything when it is asked for it. Administrators' programs are looked for where the engine runs them
+/// from, although the login may not look there.
 const SCRIPT: &str = r#"
 export LC_ALL=C
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 describe() {
   at=$2
   [ -d "$at" ] && echo "$1-exists yes"

@@ -8,9 +8,10 @@ use crate::plan::Verdict;
 use crate::plan::facts::zfs::{DatasetKind, ZfsFacts, ZfsRights};
 use crate::plan::facts::{HostFacts, HostKey};
 
-/// What a login that is not root needs on a dataset that is read from: snapshots are made, held, sent and removed.
+/// What a login that is not root needs on a dataset that is read from: snapshots are made, marked, held, sent, remembered
+/// and removed.
 pub const SOURCE_RIGHTS: &[&str] = &[
-    "destroy", "hold", "mount", "release", "send", "snapshot", "userprop",
+    "bookmark", "destroy", "hold", "mount", "release", "send", "snapshot", "userprop",
 ];
 
 /// What it needs on a dataset that is written to.
