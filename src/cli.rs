@@ -241,6 +241,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             skip_start: arguments.skip_start || arguments.skip_disks,
             wait_before_stop: arguments.wait_before_stop,
             ignore_exists: arguments.ignore_exists,
+            allow_plain: arguments.allow_plain,
             target_vmid: arguments.target_vmid,
             max_downtime: arguments.max_downtime,
             stop_timeout: arguments.stop_timeout,
@@ -256,6 +257,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
     Ok(MoveCommand {
         request: MoveRequest {
             ignore_exists: arguments.ignore_exists,
+            allow_plain: arguments.allow_plain,
             ..request(arguments.place, arguments.guests, arguments.tuning)?
         },
         dry_run: true,
@@ -286,6 +288,7 @@ fn request(
         skip_start: false,
         wait_before_stop: false,
         ignore_exists: false,
+        allow_plain: false,
         target_vmid: None,
         bridges: unique("--map-bridge", tuning.map_bridge)?,
         storages: unique("--map-storage", tuning.map_storage)?,

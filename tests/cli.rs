@@ -61,6 +61,7 @@ fn the_classic_form_and_its_defaults() {
                 skip_start: false,
                 wait_before_stop: false,
                 ignore_exists: false,
+                allow_plain: false,
                 target_vmid: None,
                 bridges: {},
                 storages: {},
@@ -139,6 +140,7 @@ fn each_option_of_the_original_has_its_effect() {
     );
     assert!(with("--debug").common.debug);
     assert!(with("--ignore-exists").request.ignore_exists);
+    assert!(with("--allow-plain").request.allow_plain);
     for help in ["-h", "--help", "apple banana node2 ssd web1 --help"] {
         assert_eq!(
             parse(help).expect_err("help").kind(),

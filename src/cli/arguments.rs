@@ -141,6 +141,9 @@ pub(super) struct MoveArgs {
     /// Continue when the target VM already exists; allows moving to the same cluster
     #[arg(long)]
     pub(super) ignore_exists: bool,
+    /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
+    #[arg(long)]
+    pub(super) allow_plain: bool,
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
@@ -177,6 +180,9 @@ pub(super) struct CheckArgs {
     /// Accept a target VM that already exists; allows moving to the same cluster
     #[arg(long)]
     pub(super) ignore_exists: bool,
+    /// Accept that disks that are encrypted by ZFS would lie unencrypted on the destination
+    #[arg(long)]
+    pub(super) allow_plain: bool,
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]

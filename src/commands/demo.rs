@@ -128,6 +128,7 @@ fn request() -> Result<MoveRequest, InvalidId> {
         skip_start: false,
         wait_before_stop: false,
         ignore_exists: false,
+        allow_plain: false,
         target_vmid: None,
         bridges: BTreeMap::new(),
         storages: BTreeMap::new(),

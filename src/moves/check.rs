@@ -9,10 +9,13 @@ use serde::Serialize;
 
 use crate::cluster::{Api, ApiError};
 use crate::config::{Config, Origin};
+use crate::plan::Severity;
 use crate::plan::check::hosts::{Side, address};
+use crate::plan::check::zfs::{COMPLETE, TARGET_RIGHTS, pool_of};
+use crate::plan::facts::zfs::{DatasetKind, Encryption, ZfsFacts, ZfsRights};
 use crate::plan::facts::{HostFacts, HostKey, Hosts};
 use crate::plan::rights::{Right, for_any_source, for_any_target, grant_command};
-use crate::plan::{Severity, route};
+use crate::plan::route::{self, Place};
 use crate::pve::id::ClusterAlias;
 use crate::pve::inventory::{Node, Permissions, Release};
 use crate::transfer::probe::with_causes;
@@ -340,6 +343,9 @@ fn any_below(permissions: &Permissions, right: &Right) -> bool {
     })
 }
 
+/// What only matters on a storage that guests come to.
+const WRITES: &[&str] = &["path-not-writable", "zfs-right-missing"];
+
 fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
     let subject = format!("{} ({})", address(&asked.key), asked.storages.join("; "));
     let bad = crate::plan::check::hosts::all(Side::Target, &asked.key, hosts);
@@ -348,7 +354,7 @@ fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
         .map(|verdict| {
             let level = match verdict.severity {
                 // A storage that guests only leave need not be writable.
-                Severity::Refuse if verdict.code == "path-not-writable" => Level::Warn,
+                Severity::Refuse if WRITES.contains(&verdict.code) => Level::Warn,
                 Severity::Refuse => Level::Fail,
                 Severity::Warn => Level::Warn,
             };
@@ -375,14 +381,62 @@ fn of_host(asked: &HostAsked, hosts: &Hosts) -> Vec<Finding> {
             let text = format!("reached; {} {how}{free}", asked.key.temp);
             findings.push(finding(&subject, Level::Ok, text, None));
         }
-        findings.push(of_porter(&subject, host));
+        if let (Some(dataset), Some(zfs)) = (&asked.key.dataset, &host.zfs) {
+            findings.extend(of_zfs(&subject, dataset, zfs));
+        }
+        findings.extend(of_porter(&subject, &asked.key, host));
         findings.push(of_ssh(&subject, host));
     }
     findings
 }
 
-fn of_porter(subject: &str, host: &HostFacts) -> Finding {
-    match route::tool(host, host, false) {
+/// What is in order about a dataset; what is not has a verdict.
+fn of_zfs(subject: &str, dataset: &str, zfs: &ZfsFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let (Some(DatasetKind::Filesystem), Some("ONLINE")) = (zfs.kind, zfs.health.as_deref()) {
+        let available = zfs
+            .available
+            .map(|available| format!(", {available} available"))
+            .unwrap_or_default();
+        let (level, encrypted, remedy) = match &zfs.encryption {
+            None => (Level::Ok, String::new(), None),
+            Some(Encryption { root, key_loaded }) if *key_loaded => (
+                Level::Ok,
+                format!(", encrypted with the key of {root}"),
+                None,
+            ),
+            Some(Encryption { root, .. }) => (
+                Level::Warn,
+                format!(", encrypted, and the key of {root} is not loaded"),
+                Some(format!("zfs load-key {root}")),
+            ),
+        };
+        let text = format!(
+            "dataset {dataset} is there{available}{encrypted}; pool {} is ONLINE",
+            pool_of(dataset)
+        );
+        findings.push(finding(subject, level, text, remedy));
+    }
+    if let Some((major, minor)) = zfs.version.filter(|version| *version >= COMPLETE) {
+        let text = format!("OpenZFS {major}.{minor}");
+        findings.push(finding(subject, Level::Ok, text, None));
+    }
+    if let ZfsRights::Delegated { user, allowed, .. } = &zfs.rights
+        && TARGET_RIGHTS.iter().all(|right| allowed.contains(*right))
+    {
+        let text = format!("{user} is not root, and may do there what is needed");
+        findings.push(finding(subject, Level::Ok, text, None));
+    }
+    findings
+}
+
+fn of_porter(subject: &str, key: &HostKey, host: &HostFacts) -> Option<Finding> {
+    let place = match key.dataset {
+        Some(_) => Place::Zfs,
+        None => Place::Directory,
+    };
+    let capability = route::between(place, place)?;
+    Some(match route::tool(capability, host, host, false) {
         Ok((crate::transfer::Tool::Porter, _)) => {
             finding(subject, Level::Ok, "the porter can run there", None)
         }
@@ -396,7 +450,7 @@ fn of_porter(subject: &str, host: &HostFacts) -> Finding {
             )
         }
         Err(why) => finding(subject, Level::Fail, why.reason, Some(why.remedy)),
-    }
+    })
 }
 
 fn of_ssh(subject: &str, host: &HostFacts) -> Finding {

@@ -3,15 +3,17 @@
 //! Pure. It chooses VMIDs, volume names, formats, engines and routes, and collects every verdict. It never refuses by
 //! itself without saying so in a [`Verdict`], and never forgets a drive silently: a drive that cannot be planned has a
 //! verdict. With an earlier move's mark the recorded VMID and volumes are used again. Read next: `decide/volume.rs` (one
-//! volume), `show.rs`.
+//! volume), `decide/zvol.rs` (those of ZFS), `show.rs`.
 
+mod names;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod zvol;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::check::{self, hosts::Side, space::Demand};
+use crate::plan::check::{self, hosts::Side, space::Demand, state::Snapshots};
 use crate::plan::facts::{
     Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
@@ -23,6 +25,7 @@ use crate::plan::{
 use crate::pve::drive::{Bus, Drive, DriveKey, DriveSource};
 use crate::pve::guest::{GuestKind, GuestRef, Power};
 use crate::pve::id::{PoolId, StorageId, Vmid};
+use crate::transfer::EngineKind;
 
 /// What was decided.
 #[derive(Clone, Debug)]
@@ -145,6 +148,8 @@ struct Draft {
     drives: Vec<DrivePlan>,
     values: BTreeMap<DriveKey, String>,
     storages: BTreeSet<StorageId>,
+    /// Whether the guest will be started on the target.
+    start: bool,
     changes: Vec<ConfigNote>,
     verdicts: Vec<Verdict>,
 }
@@ -158,7 +163,14 @@ impl<'a> Deciding<'a> {
     fn guest(&mut self, name: &str, guest: &WantedGuest) -> Result<GuestPlan, Verdict> {
         let request = self.request;
         let began = self.existing.get(name);
-        let mut draft = Draft::default();
+        let running = match began {
+            Some(began) => began.mark.running,
+            None => guest.detail.power == Power::Running,
+        };
+        let mut draft = Draft {
+            start: running && !request.skip_start && !request.skip_disks,
+            ..Draft::default()
+        };
         draft.verdicts.extend(check::request::begun_elsewhere(
             request,
             name,
@@ -192,10 +204,10 @@ impl<'a> Deciding<'a> {
             Some(began) => began.mark.onboot,
             None => guest.detail.config.value("onboot") == Some("1"),
         };
-        let running = match began {
-            Some(began) => began.mark.running,
-            None => guest.detail.power == Power::Running,
-        };
+        let snapshots = snapshots(guest, &draft.drives);
+        draft
+            .verdicts
+            .extend(check::state::snapshots(name, guest, snapshots));
         let slots: BTreeSet<DriveKey> = draft.values.keys().copied().collect();
         let translation = translate(&Input {
             name,
@@ -216,7 +228,6 @@ impl<'a> Deciding<'a> {
             request,
         ));
         let pool = self.pool(name, guest, &mut draft);
-        let start = running && !request.skip_start && !request.skip_disks;
         let mut keys = translation.create.clone();
         keys.extend(translation.finish.clone());
         let used = rights::TargetUse {
@@ -225,7 +236,7 @@ impl<'a> Deciding<'a> {
             drives: &draft.values,
             storages: &draft.storages,
             pool: pool.as_ref(),
-            start,
+            start: draft.start,
             release: self.target.release,
         };
         self.rights(name, guest, &used, &mut draft.verdicts);
@@ -390,6 +401,26 @@ impl<'a> Deciding<'a> {
                 action: DriveAction::Copy(Box::new(plan)),
             });
         }
+    }
+}
+
+/// Returns where a guest's snapshots are: beside its volumes when all of them are copied from ZFS to ZFS.
+fn snapshots(guest: &WantedGuest, drives: &[DrivePlan]) -> Snapshots {
+    let mut copied = 0;
+    for drive in drives {
+        match &drive.action {
+            DriveAction::Copy(volume) => match volume.engine {
+                EngineKind::Zfs => copied += 1,
+                EngineKind::Image => return Snapshots::Inside,
+            },
+            DriveAction::Set { .. } | DriveAction::Leave => {}
+        }
+    }
+    // Drives without a plan are refused anyway; nothing is known about theirs.
+    if copied > 0 && copied == guest.volumes.len() {
+        Snapshots::StayBehind
+    } else {
+        Snapshots::Inside
     }
 }
 

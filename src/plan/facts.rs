@@ -2,15 +2,18 @@
 //!
 //! Pure values. They never ask anybody: `moves/survey.rs` fills them through the clusters' APIs, `transfer/probe.rs`
 //! through the storage hosts. What could not be observed stands here as the reason why, so that `check` can say it.
-//! Read next: `check/mod.rs`.
+//! Read next: `facts/zfs.rs` (what a host says about ZFS), `check/mod.rs`.
+
+pub mod zfs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::zfs::ZfsFacts;
 use crate::config::{SshAddress, StorageConfig, StoragePath};
 use crate::plan::mark::Mark;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
-use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid};
+use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, owner};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
 };
@@ -115,11 +118,10 @@ impl TargetFacts {
 
     /// Says whether a storage holds volumes of that VMID already.
     pub fn has_volumes_of(&self, vmid: Vmid) -> bool {
-        let directory = format!("{vmid}/");
         self.volumes
             .values()
             .flatten()
-            .any(|name| name.starts_with(&directory))
+            .any(|name| owner(name) == Some(vmid))
     }
 }
 
@@ -130,6 +132,8 @@ pub struct HostKey {
     pub ssh: SshAddress,
     /// The directory with one directory per VMID; `None` for a ZFS dataset.
     pub directory: Option<String>,
+    /// The ZFS dataset with the zvols; `None` for a directory.
+    pub dataset: Option<String>,
     /// The directory for proxmove's own files.
     pub temp: String,
 }
@@ -137,12 +141,14 @@ pub struct HostKey {
 impl HostKey {
     /// Returns the place a storage section speaks of.
     pub fn of(section: &StorageConfig) -> HostKey {
+        let (directory, dataset) = match &section.path {
+            StoragePath::Directory(directory) => (Some(directory.clone()), None),
+            StoragePath::Zfs(dataset) => (None, Some(dataset.clone())),
+        };
         HostKey {
             ssh: section.ssh.clone(),
-            directory: match &section.path {
-                StoragePath::Directory(directory) => Some(directory.clone()),
-                StoragePath::Zfs(_) => None,
-            },
+            directory,
+            dataset,
             temp: section.temp.clone(),
         }
     }
@@ -180,6 +186,8 @@ pub struct HostFacts {
     pub temp: DirectoryFacts,
     /// The files in the directories of the VMIDs that were asked about.
     pub listing: BTreeMap<Vmid, BTreeSet<String>>,
+    /// The storage's dataset, if it is one, and if the host has zfs.
+    pub zfs: Option<ZfsFacts>,
 }
 
 /// What all storage hosts said, or why one could not be asked.

@@ -49,6 +49,8 @@ pub struct MoveRequest {
     pub wait_before_stop: bool,
     /// `--ignore-exists`: a guest of that name on the target is no reason to refuse; allows moves inside one cluster.
     pub ignore_exists: bool,
+    /// `--allow-plain`: what is encrypted on the source may lie on the target unencrypted.
+    pub allow_plain: bool,
     /// `--target-vmid`.
     pub target_vmid: Option<Vmid>,
     /// `--map-bridge SOURCE=TARGET`.

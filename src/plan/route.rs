@@ -1,7 +1,9 @@
 //! Routes: which engine copies which pair of volumes, what runs on the hosts, and how the bytes travel.
 //!
 //! Pure. The table [`CAPABILITIES`] is the only place that knows which engine can do what; nobody else asks "is it
-//! ZFS?". Every choice comes with its reason. Read next: `decide.rs`.
+//! ZFS?". Every choice comes with its reason. Read next: `route/stream.rs` (between pools), `decide.rs`.
+
+pub mod stream;
 
 use crate::config::{StorageConfig, StoragePath};
 use crate::plan::facts::HostFacts;
@@ -46,14 +48,42 @@ pub struct Capability {
 }
 
 /// What this release can do.
-pub const CAPABILITIES: &[Capability] = &[Capability {
-    engine: EngineKind::Image,
-    source: Place::Directory,
-    target: Place::Directory,
-    precopy: true,
-    resume: true,
-    converts: true,
-}];
+pub const CAPABILITIES: &[Capability] = &[
+    Capability {
+        engine: EngineKind::Zfs,
+        source: Place::Zfs,
+        target: Place::Zfs,
+        precopy: true,
+        resume: true,
+        converts: false,
+    },
+    image(Place::Directory, Place::Directory),
+    image(Place::Zfs, Place::Directory),
+    image(Place::Directory, Place::Zfs),
+];
+
+const fn image(source: Place, target: Place) -> Capability {
+    Capability {
+        engine: EngineKind::Image,
+        source,
+        target,
+        precopy: true,
+        resume: true,
+        converts: true,
+    }
+}
+
+/// Returns where storages of a type keep their volumes; `None` for types proxmove does not copy from or to.
+pub fn place(kind: &str) -> Option<Place> {
+    match kind {
+        "dir" | "nfs" | "cifs" | "glusterfs" => Some(Place::Directory),
+        "zfspool" => Some(Place::Zfs),
+        _ => None,
+    }
+}
+
+/// The types of storages proxmove copies from and to, for remedies.
+pub const STORAGE_KINDS: &str = "dir, nfs, cifs, glusterfs, zfspool";
 
 /// Why something cannot be done, and what can be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,29 +96,26 @@ pub struct Impossible {
     pub remedy: String,
 }
 
+/// Returns what copies from one place to another.
+pub fn between(source: Place, target: Place) -> Option<&'static Capability> {
+    CAPABILITIES
+        .iter()
+        .find(|capability| (capability.source, capability.target) == (source, target))
+}
+
 /// Returns the engine for a pair of storages.
 pub fn engine(
     source: &StorageConfig,
     target: &StorageConfig,
 ) -> Result<&'static Capability, Impossible> {
-    let pair = (Place::of(&source.path), Place::of(&target.path));
-    CAPABILITIES
-        .iter()
-        .find(|capability| (capability.source, capability.target) == pair)
-        .ok_or_else(|| {
-            let zfs = match pair {
-                (Place::Zfs, _) => source,
-                (Place::Directory, _) => target,
-            };
-            Impossible {
-                code: "engine-missing",
-                reason: format!(
-                    "storage {} of {} is ZFS ('path=zfs:...'), which this release does not copy yet",
-                    zfs.storage, zfs.cluster
-                ),
-                remedy: "use a storage with 'path=/directory' for now".to_owned(),
-            }
-        })
+    between(Place::of(&source.path), Place::of(&target.path)).ok_or_else(|| Impossible {
+        code: "engine-missing",
+        reason: format!(
+            "nothing copies from storage {} of {} to storage {} of {}",
+            source.storage, source.cluster, target.storage, target.cluster
+        ),
+        remedy: "choose another storage".to_owned(),
+    })
 }
 
 /// Returns the format of that name; `None` for those proxmove does not read.
@@ -109,20 +136,26 @@ pub fn extension(format: Format) -> &'static str {
 }
 
 /// Returns the format a volume gets on the target: its own, unless the target cannot use it there.
-pub fn target_format(key: DriveKey, source: Format, target: Release) -> Format {
+pub fn target_format(key: DriveKey, source: Format, target: Release, place: Place) -> Format {
     let old = target < (Release { major: 9, minor: 0 });
-    match (key.bus, source) {
+    match (place, key.bus, source) {
+        (Place::Zfs, _, _) => Format::Raw,
         // The state of a TPM has to be raw up to PVE 8.4.
-        (Bus::TpmState, Format::Qcow2) if old => Format::Raw,
-        (_, format) => format,
+        (Place::Directory, Bus::TpmState, Format::Qcow2) if old => Format::Raw,
+        (Place::Directory, _, format) => format,
     }
 }
 
 /// The processor proxmove was built for; the porter is the same executable.
 pub const PORTER_ARCHITECTURE: &str = std::env::consts::ARCH;
 
-/// The programs the fallback needs on both hosts.
-pub const STOCK_TOOLS: &[&str] = &["dd", "sha256sum"];
+/// The programs the fallback of an engine needs on both hosts.
+pub fn stock_tools(engine: EngineKind) -> &'static [&'static str] {
+    match engine {
+        EngineKind::Image => &["dd", "sha256sum"],
+        EngineKind::Zfs => &["zfs"],
+    }
+}
 
 /// Returns why the porter cannot run on a host; `None` when it can.
 fn no_porter_on(host: &HostFacts) -> Option<String> {
@@ -140,6 +173,7 @@ fn no_porter_on(host: &HostFacts) -> Option<String> {
 
 /// Chooses what runs on the hosts, and says why.
 pub fn tool(
+    capability: &Capability,
     source: &HostFacts,
     target: &HostFacts,
     converts: bool,
@@ -150,15 +184,21 @@ pub fn tool(
     let remedy =
         "choose a 'temp' on a file system without noexec, on a host of the same architecture"
             .to_owned();
-    if converts {
+    let only_porter = match (capability.engine, capability.source, capability.target) {
+        (EngineKind::Zfs, ..) => None,
+        (EngineKind::Image, ..) if converts => Some("the format must be converted"),
+        (EngineKind::Image, Place::Directory, Place::Directory) => None,
+        (EngineKind::Image, ..) => Some("ZFS is on one side only"),
+    };
+    if let Some(need) = only_porter {
         return Err(Impossible {
             code: "tool-missing",
-            reason: format!("the format must be converted, which only the porter does, and {why}"),
+            reason: format!("{need}, which only the porter can do, and {why}"),
             remedy,
         });
     }
     for host in [source, target] {
-        let missing: Vec<&str> = STOCK_TOOLS
+        let missing: Vec<&str> = stock_tools(capability.engine)
             .iter()
             .copied()
             .filter(|tool| !host.tools.contains(*tool))
@@ -175,10 +215,11 @@ pub fn tool(
             });
         }
     }
-    Ok((
-        Tool::Stock,
-        format!("dd and sha256sum, slower and without compression, because {why}"),
-    ))
+    let how = match capability.engine {
+        EngineKind::Image => "dd and sha256sum, slower and without compression",
+        EngineKind::Zfs => "zfs alone, relayed and without the porter's checks on the way",
+    };
+    Ok((Tool::Stock, format!("{how}, because {why}")))
 }
 
 /// The oldest OpenSSH whose agent requests say which host they are for, so that they can be limited to one.

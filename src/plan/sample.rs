@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::decide::{Decision, decide};
+use super::facts::zfs::{DatasetKind, Features, ZfsFacts, ZfsRights, ZvolFacts};
 use super::facts::{
     DirectoryFacts, ExistingMoves, HostFacts, HostKey, Hosts, SourceFacts, TargetFacts,
     VolumeFacts, WantedGuest,
@@ -77,8 +78,8 @@ pub(crate) fn place(node: &str, vmid: u32) -> GuestRef {
     }
 }
 
-/// Returns a storage section.
-pub(crate) fn section(cluster: &str, storage: &str, host: &str, directory: &str) -> StorageConfig {
+/// Returns a storage section; its path is a directory or `zfs:` and a dataset.
+pub(crate) fn section(cluster: &str, storage: &str, host: &str, path: &str) -> StorageConfig {
     StorageConfig {
         cluster: id(cluster),
         storage: id(storage),
@@ -89,7 +90,10 @@ pub(crate) fn section(cluster: &str, storage: &str, host: &str, directory: &str)
             port: None,
         },
         peer: None,
-        path: StoragePath::Directory(directory.to_owned()),
+        path: match path.strip_prefix("zfs:") {
+            Some(dataset) => StoragePath::Zfs(dataset.to_owned()),
+            None => StoragePath::Directory(path.to_owned()),
+        },
         temp: "/var/tmp/proxmove".to_owned(),
         origin: Origin::File,
     }
@@ -112,7 +116,50 @@ pub(crate) fn host(address: &str) -> HostFacts {
         path: Some(directory.clone()),
         temp: directory,
         listing: BTreeMap::new(),
+        zfs: None,
     }
+}
+
+/// Returns a host that has ZFS, with a dataset in order and the zvols of that guest.
+pub(crate) fn zfs_host(address: &str, zvols: &[&str]) -> HostFacts {
+    let features = [
+        "embedded_data",
+        "encryption",
+        "extensible_dataset",
+        "large_blocks",
+        "lz4_compress",
+        "zstd_compress",
+    ]
+    .map(str::to_owned);
+    let zvol = ZvolFacts {
+        size: Bytes::gib(50),
+        referenced: Some(Bytes::gib(12)),
+        logical: Some(Bytes::gib(18)),
+        block_size: Some(Bytes::kib(16)),
+        sparse: true,
+        compression: "lz4".to_owned(),
+        encryption: None,
+    };
+    let mut host = host(address);
+    host.path = None;
+    host.tools.extend(["zfs", "zpool"].map(str::to_owned));
+    host.zfs = Some(ZfsFacts {
+        version: Some((2, 3)),
+        kind: Some(DatasetKind::Filesystem),
+        available: Some(Bytes::gib(500)),
+        zvols: zvols
+            .iter()
+            .map(|name| ((*name).to_owned(), zvol.clone()))
+            .collect(),
+        health: Some("ONLINE".to_owned()),
+        features: Some(Features {
+            enabled: features.clone().into(),
+            active: features.into(),
+        }),
+        rights: ZfsRights::Root,
+        ..ZfsFacts::default()
+    });
+    host
 }
 
 /// Returns a storage of the target node.
@@ -213,6 +260,7 @@ impl World {
                 skip_start: false,
                 wait_before_stop: false,
                 ignore_exists: false,
+                allow_plain: false,
                 target_vmid: None,
                 bridges: BTreeMap::new(),
                 storages: BTreeMap::new(),
@@ -256,6 +304,54 @@ impl World {
             ]),
             existing: BTreeMap::new(),
         }
+    }
+
+    /// Returns a world whose guest has one disk on ZFS, and may go to ZFS.
+    pub(crate) fn zfs() -> World {
+        let mut world = World::of(
+            "boot: order=scsi0;net0\nname: web1\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0\nostype: l26\n\
+             scsi0: tank:vm-565-disk-0,size=50G",
+        );
+        world.source_on_zfs(&["vm-565-disk-0"]);
+        world.target_on_zfs();
+        world
+    }
+
+    /// Puts the guest's volumes of storage tank into tank/data on the source's host.
+    pub(crate) fn source_on_zfs(&mut self, zvols: &[&str]) {
+        let from = section("apple", "tank", "tank.apple.example", "zfs:tank/data");
+        let host = zfs_host("root@tank.apple.example", zvols);
+        self.hosts.insert(HostKey::of(&from), Ok(host));
+        for facts in self.guest().volumes.values_mut() {
+            let Ok(volume) = &mut facts.volume else {
+                continue;
+            };
+            if volume.volid.storage == id("tank") {
+                volume.format = "raw".to_owned();
+                volume.used = None;
+                facts.storage_kind = Some("zfspool".to_owned());
+                facts.section = Ok(from.clone());
+            }
+        }
+    }
+
+    /// Makes the target's storage the dataset fast/vms, which is sparse.
+    pub(crate) fn target_on_zfs(&mut self) {
+        let to = section("banana", "ssd", "node2.banana.example", "zfs:fast/vms");
+        let host = zfs_host("root@node2.banana.example", &[]);
+        self.hosts
+            .retain(|key, _| key.ssh.host != "node2.banana.example");
+        self.hosts.insert(HostKey::of(&to), Ok(host));
+        self.target.sections.insert(id("ssd"), Ok(to));
+        let mut storage = storage("ssd", "zfspool", &["images"]);
+        storage.settings.insert("sparse".to_owned(), "1".to_owned());
+        self.target.storages = vec![storage];
+    }
+
+    /// Returns what a host said about its dataset, to be changed.
+    pub(crate) fn dataset(&mut self, address: &str) -> &mut ZfsFacts {
+        let host = self.host(address).as_mut().expect("a host");
+        host.zfs.as_mut().expect("a dataset")
     }
 
     /// Returns the guest, to be changed.

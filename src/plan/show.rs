@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::plan::check::{Group, grouped};
 use crate::plan::decide::Decision;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, VolumePlan, route};
-use crate::transfer::{EngineKind, Route, Tool, Verify};
+use crate::transfer::{EngineKind, Route, StreamFlags, Tool, Verify};
 use crate::units::{Bandwidth, Bytes};
 
 /// What estimates stand on: nothing has been measured yet when a plan is shown.
@@ -114,6 +114,9 @@ pub enum ShownDrive {
         size: u64,
         /// Bytes occupied, when known.
         used: Option<u64>,
+        /// What is of ZFS about it, on either side.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        zfs: Option<Box<ShownZfs>>,
         /// The engine.
         engine: &'static str,
         /// The route.
@@ -137,6 +140,24 @@ pub enum ShownDrive {
         /// The slot.
         drive: String,
     },
+}
+
+/// What is of ZFS about a copy. What does not apply is left out.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShownZfs {
+    /// The zvol that is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The zvol that is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Whether the target takes only the space it uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<bool>,
+    /// The flags of the stream from ZFS to ZFS: `-c -L -e`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 /// One change of the configuration.
@@ -181,19 +202,33 @@ pub fn shown(request: &MoveRequest, decision: &Decision) -> Shown {
             .map(|plan| shown_guest(request, plan, &assumptions))
             .collect(),
         verdicts: verdicts.iter().map(shown_verdict).collect(),
-        assumptions: format!(
-            "{} between the hosts, {} from disk and all of it read {} after the stop, {} % changed between the last \
-             pre-copy and the stop, {} to shut down",
-            assumptions.wire,
-            assumptions.disk,
-            match request.verify {
-                Verify::Full => "on both sides",
-                Verify::Transfer => "once",
-            },
-            assumptions.dirty_percent,
-            text::time(assumptions.shutdown.as_secs())
-        ),
+        assumptions: assumed(request, decision, &assumptions),
     }
+}
+
+/// Says what the estimates stand on, as far as it matters for these guests.
+fn assumed(request: &MoveRequest, decision: &Decision, assumptions: &Assumptions) -> String {
+    let plans = &decision.plans;
+    let none_read = plans.iter().all(|plan| sum(plan, read_after_stop) == 0);
+    let only_streams = none_read && plans.iter().any(|plan| sum(plan, expected) > 0);
+    let disk = if only_streams {
+        String::new()
+    } else {
+        let sides = match request.verify {
+            Verify::Full => "on both sides",
+            Verify::Transfer => "once",
+        };
+        format!(
+            "{} from disk and all of it read {sides} after the stop, ",
+            assumptions.disk
+        )
+    };
+    format!(
+        "{} between the hosts, {disk}{} % changed between the last pre-copy and the stop, {} to shut down",
+        assumptions.wire,
+        assumptions.dirty_percent,
+        text::time(assumptions.shutdown.as_secs())
+    )
 }
 
 fn shown_verdict(group: &Group<'_>) -> ShownVerdict {
@@ -210,14 +245,10 @@ fn shown_verdict(group: &Group<'_>) -> ShownVerdict {
 }
 
 fn shown_guest(request: &MoveRequest, plan: &GuestPlan, assumptions: &Assumptions) -> ShownGuest {
-    let bytes = plan.drives.iter().fold(0_u64, |sum, drive| {
-        sum.saturating_add(match &drive.action {
-            DriveAction::Copy(volume) => expected(volume).0,
-            DriveAction::Set { .. } | DriveAction::Leave => 0,
-        })
-    });
+    let bytes = sum(plan, expected);
+    let read = sum(plan, read_after_stop);
     let copy = assumptions.wire.time_for(Bytes(bytes));
-    // The final pass reads every source disk once, and with --verify full every target disk as well.
+    // The final pass reads every source image once, and with --verify full every target image as well.
     let passes = match request.verify {
         Verify::Full => 2,
         Verify::Transfer => 1,
@@ -227,7 +258,7 @@ fn shown_guest(request: &MoveRequest, plan: &GuestPlan, assumptions: &Assumption
         assumptions.shutdown,
         assumptions
             .disk
-            .time_for(Bytes(bytes))
+            .time_for(Bytes(read))
             .saturating_mul(passes),
         assumptions.wire.time_for(dirty),
     ]
@@ -261,11 +292,57 @@ fn shown_guest(request: &MoveRequest, plan: &GuestPlan, assumptions: &Assumption
     }
 }
 
+/// Returns a sum over all volumes that are copied.
+fn sum(plan: &GuestPlan, bytes: fn(&VolumePlan) -> Bytes) -> u64 {
+    plan.drives.iter().fold(0_u64, |sum, drive| {
+        sum.saturating_add(match &drive.action {
+            DriveAction::Copy(volume) => bytes(volume).0,
+            DriveAction::Set { .. } | DriveAction::Leave => 0,
+        })
+    })
+}
+
 /// Returns the bytes a volume's copy is expected to carry: what is occupied, but no more than its size.
 fn expected(volume: &VolumePlan) -> Bytes {
     volume
         .used
         .map_or(volume.size, |used| used.min(volume.size))
+}
+
+/// Returns the bytes of a volume that are read after the stop: all of an image, none of a stream beside its delta.
+fn read_after_stop(volume: &VolumePlan) -> Bytes {
+    match volume.engine {
+        EngineKind::Image => expected(volume),
+        EngineKind::Zfs => Bytes::ZERO,
+    }
+}
+
+fn shown_zfs(volume: &VolumePlan) -> Option<ShownZfs> {
+    let (source, target) = (volume.source_zvol.as_ref(), volume.target_zvol.as_ref());
+    (source.is_some() || target.is_some()).then(|| ShownZfs {
+        source: source.map(|zvol| zvol.dataset.clone()),
+        target: target.map(|zvol| zvol.dataset.clone()),
+        sparse: target.map(|zvol| zvol.sparse),
+        stream: match volume.engine {
+            EngineKind::Image => None,
+            EngineKind::Zfs => Some(flags(volume.stream)),
+        },
+    })
+}
+
+/// Returns the flags of `zfs send`.
+fn flags(stream: StreamFlags) -> String {
+    let all = [
+        (stream.compressed, "-c"),
+        (stream.large_blocks, "-L"),
+        (stream.embedded, "-e"),
+        (stream.raw, "-w"),
+    ];
+    let set: Vec<&str> = all
+        .into_iter()
+        .filter_map(|(set, flag)| set.then_some(flag))
+        .collect();
+    set.join(" ")
 }
 
 fn seconds(time: Duration) -> u64 {
@@ -283,6 +360,7 @@ fn shown_drive(key: &str, action: &DriveAction) -> ShownDrive {
             target_format: route::extension(volume.target_format),
             size: volume.size.0,
             used: volume.used.map(|used| used.0),
+            zfs: shown_zfs(volume).map(Box::new),
             engine: match volume.engine {
                 EngineKind::Image => "image",
                 EngineKind::Zfs => "zfs",

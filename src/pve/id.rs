@@ -161,5 +161,31 @@ impl FromStr for Volid {
     }
 }
 
+impl Volid {
+    /// Returns the last part of the volume's name: the name of its file or zvol.
+    pub fn last_name(&self) -> &str {
+        last(&self.volname)
+    }
+}
+
+fn last(volname: &str) -> &str {
+    volname.rsplit('/').next().unwrap_or(volname)
+}
+
+/// Returns the guest a volume belongs to by its name: `100/anything`, `vm-100-disk-0`, `subvol-100-disk-0`, or the clone
+/// `base-9000-disk-0/vm-100-disk-0`.
+pub fn owner(volname: &str) -> Option<Vmid> {
+    if let Some((parent, _)) = volname.rsplit_once('/')
+        && let Ok(vmid) = last(parent).parse()
+    {
+        return Some(vmid);
+    }
+    let (kind, rest) = last(volname).split_once('-')?;
+    let (number, _) = rest.split_once('-')?;
+    matches!(kind, "vm" | "base" | "subvol" | "basevol")
+        .then(|| number.parse().ok())
+        .flatten()
+}
+
 #[cfg(test)]
 mod tests;

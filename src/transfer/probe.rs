@@ -1,7 +1,10 @@
 //! Asking a storage host what it is like: one short shell command, whose answer is read by a pure function.
 //!
 //! It changes nothing on the host, not even a temporary file: what may be written or run there is read off the
-//! permissions and the mount options. Works with dash and busybox. Read next: `moves/survey.rs`.
+//! permissions and the mount options. Works with dash and busybox. Read next: `probe/zfs.rs` (what is said about ZFS),
+//! `moves/survey.rs`.
+
+mod zfs;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +26,7 @@ pub const TOOLS: &[&str] = &[
     "pv",
     "mbuffer",
     "zfs",
+    "zpool",
     "ssh",
     "stat",
     "truncate",
@@ -34,12 +38,18 @@ pub const TOOLS: &[&str] = &[
 /// How long a host may be silent; the command itself takes a fraction of a second, a slow NFS server some more.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the host runs: `$1` the storage's directory or nothing, `$2` temp, `$3` the tools, then VMIDs.
+/// What the host runs: `$1` the storage's directory or nothing, `$2` temp, `$3` the tools, `$4` the storage's dataset or
+/// nothing, then VMIDs.
 ///
 /// Every line of its answer is a word, a space and a value. `describe` climbs to the nearest directory that exists,
-/// because that decides whether a missing one can be made. Where something else is in its way, none can.
+/// because that decides whether a missing one can be made. Where something else is in its way, none can. A suspended
+/// pool would keep zfs waiting for ever, so zpool is asked first. Of what is below a dataset only names that Proxmox VE
+/// gives to the guests in question are wanted, and complaints, which hold no tab. `zfs get` of a ZFS without encryption
+/// refuses to answer anything when it is asked for it. Administrators' programs are looked for where the engine runs them
+/// from, although the login may not look there.
 const SCRIPT: &str = r#"
 export LC_ALL=C
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 describe() {
   at=$2
   [ -d "$at" ] && echo "$1-exists yes"
@@ -70,20 +80,45 @@ echo "ssh $(ssh -V 2>&1 </dev/null | head -n 1)"
 [ -n "$1" ] && describe path "$1"
 describe temp "$2"
 dir=$1
-shift 3
-for vmid in "$@"; do
-  for file in "$dir/$vmid"/*; do
-    if [ -e "$file" ] || [ -L "$file" ]; then echo "file $vmid ${file##*/}"; fi
+dataset=$4
+shift 4
+if [ -n "$dir" ]; then
+  for vmid in "$@"; do
+    for file in "$dir/$vmid"/*; do
+      if [ -e "$file" ] || [ -L "$file" ]; then echo "file $vmid ${file##*/}"; fi
+    done
   done
-done
+fi
+if [ -n "$dataset" ] && command -v zfs >/dev/null 2>&1; then
+  echo "zfs-version $(zfs version 2>/dev/null | head -n 1)"
+  echo "zfs-module $(cat /sys/module/zfs/version 2>/dev/null)"
+  echo "zfs-login $(id -u) $(id -un) $(id -Gn)"
+  tab=$(printf '\t')
+  pool=$(zpool get -Hp all "${dataset%%/*}" 2>&1)
+  printf '%s\n' "$pool" | sed 's/^/zpool /'
+  case $pool in
+  *"${tab}health${tab}SUSPENDED"*) ;;
+  *)
+    vmids=$(IFS='|' && echo "${*:-none}")
+    names="^$dataset$tab|/(vm|base|basevol|subvol)-($vmids)-[^/$tab]*$tab|^[^$tab]*$"
+    below() {
+      zfs get -Hp -d 1 -t filesystem,volume -o name,property,value "$1" "$dataset" 2>&1 | grep -E -- "$names"
+    }
+    below type,available,volsize,referenced,logicalreferenced,volblocksize,refreservation,compression |
+      sed 's/^/dataset /'
+    below encryption,encryptionroot,keystatus 2>/dev/null | sed -n "/$tab/s/^/dataset /p"
+    [ "$(id -u)" = 0 ] || zfs allow "$dataset" 2>/dev/null | sed 's/^/allow /'
+    ;;
+  esac
+fi
 echo "end 1"
 "#;
 
 /// Returns the command for a host.
 pub fn command(key: &HostKey, vmids: &BTreeSet<Vmid>) -> Command {
-    let vmids: Vec<String> = match key.directory {
-        Some(_) => vmids.iter().map(ToString::to_string).collect(),
-        None => Vec::new(),
+    let vmids = match (&key.directory, &key.dataset) {
+        (None, None) => Vec::new(),
+        (Some(_), _) | (None, Some(_)) => vmids.iter().map(ToString::to_string).collect(),
     };
     Command::new("sh")
         .arg("-c")
@@ -92,6 +127,7 @@ pub fn command(key: &HostKey, vmids: &BTreeSet<Vmid>) -> Command {
         .arg(key.directory.as_deref().unwrap_or_default())
         .arg(&key.temp)
         .arg(TOOLS.join(" "))
+        .arg(key.dataset.as_deref().unwrap_or_default())
         .args(vmids)
 }
 
@@ -110,7 +146,12 @@ pub async fn ask(
         let last = errors.lines().last().unwrap_or_default();
         return Err(format!("its shell {}: {last}", output.exit));
     }
-    parse(shell.address(), &String::from_utf8_lossy(&output.stdout))
+    let dataset = key.dataset.as_deref();
+    parse(
+        shell.address(),
+        dataset,
+        &String::from_utf8_lossy(&output.stdout),
+    )
 }
 
 /// Returns an error with its causes in one line.
@@ -125,8 +166,8 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Reads the answer of a host.
-pub fn parse(address: &str, answer: &str) -> Result<HostFacts, String> {
+/// Reads the answer of a host that was asked about this dataset, if about any.
+pub fn parse(address: &str, dataset: Option<&str>, answer: &str) -> Result<HostFacts, String> {
     let mut facts = HostFacts {
         address: address.to_owned(),
         ..HostFacts::default()
@@ -139,6 +180,7 @@ pub fn parse(address: &str, answer: &str) -> Result<HostFacts, String> {
         return Err("its shell did not run the question; is it a POSIX shell?".to_owned());
     }
     let mut ended = false;
+    let mut zfs = zfs::Answer::new(dataset.unwrap_or_default());
     for line in lines {
         let (word, value) = line.split_once(' ').unwrap_or((line, ""));
         match word {
@@ -162,10 +204,13 @@ pub fn parse(address: &str, answer: &str) -> Result<HostFacts, String> {
                     describe(&mut facts.temp, part, value);
                 } else if let Some(part) = word.strip_prefix("path-") {
                     describe(facts.path.get_or_insert_default(), part, value);
+                } else {
+                    zfs.line(word, value);
                 }
             }
         }
     }
+    facts.zfs = zfs.facts().filter(|_| dataset.is_some());
     if ended {
         Ok(facts)
     } else {

@@ -4,7 +4,7 @@ use expect_test::expect;
 
 use super::*;
 use crate::config::Problem;
-use crate::plan::sample::{host, id, node, release, section};
+use crate::plan::sample::{host, id, node, release, section, zfs_host};
 use crate::units::Bytes;
 
 fn permissions(entries: &[(&str, &[&str])]) -> Permissions {
@@ -171,6 +171,63 @@ fn what_is_wrong_comes_with_a_remedy() {
     let json = serde_json::to_value(&worse[0]).expect("plain values");
     assert_eq!(json["level"], "warn");
     assert_eq!(json["subject"], "proxmoverc");
+}
+
+#[test]
+fn datasets_are_told_about() {
+    let mut config = Config::default();
+    for (storage, host) in [
+        ("tank", "tank.example"),
+        ("fast", "fast.example"),
+        ("odd", "odd.example"),
+    ] {
+        let section = section("apple", storage, host, &format!("zfs:{storage}/vms"));
+        config.storages.push(section);
+    }
+    let asked = hosts_of(&config);
+    let mut fast = zfs_host("mover@fast.example", &[]);
+    let zfs = fast.zfs.as_mut().expect("a dataset");
+    zfs.encryption = Some(Encryption {
+        root: "fast".to_owned(),
+        key_loaded: false,
+    });
+    zfs.version = Some((0, 7));
+    zfs.rights = ZfsRights::Delegated {
+        user: "mover".to_owned(),
+        devices: true,
+        allowed: ["send", "snapshot"].map(str::to_owned).into(),
+    };
+    let hosts = BTreeMap::from([
+        (asked[0].key.clone(), Ok(zfs_host("root@tank.example", &[]))),
+        (asked[1].key.clone(), Ok(fast)),
+        (asked[2].key.clone(), Ok(host("root@odd.example"))),
+    ]);
+    let found = findings(&config, &[], &asked, &hosts);
+    expect![[r#"
+        proxmoverc
+          ok    0 clusters, 3 storages
+        root@tank.example (apple:tank)
+          ok    reached; /var/tmp/proxmove is writable, 500.0 GiB free
+          ok    dataset tank/vms is there, 500.0 GiB available; pool tank is ONLINE
+          ok    OpenZFS 2.3
+          ok    the porter can run there
+          ok    OpenSSH 9.2: can send directly to another host
+        root@fast.example (apple:fast)
+          warn  mover is not root on mover@fast.example and lacks there for fast/vms: create, destroy, hold, mount, receive, refreservation, release, rollback, userprop
+                -> zfs allow mover create,destroy,hold,mount,receive,refreservation,release,rollback,userprop fast/vms; or log in as root
+          warn  mover@fast.example has OpenZFS 0.7; before 0.8 streams may travel uncompressed, encrypted volumes cannot travel as they are, and an interrupted stream may begin anew
+                -> update it, or move while the way between the hosts is quiet
+          warn  dataset fast/vms is there, 500.0 GiB available, encrypted, and the key of fast is not loaded; pool fast is ONLINE
+                -> zfs load-key fast
+          ok    the porter can run there
+          ok    OpenSSH 9.2: can send directly to another host
+        root@odd.example (apple:odd)
+          FAIL  there is no zfs on root@odd.example
+                -> install zfsutils-linux there, or see that 'ssh root@odd.example command -v zfs' finds it; or correct 'ssh' of the storage section
+          ok    the porter can run there
+          ok    OpenSSH 9.2: can send directly to another host
+        10 ok, 3 warnings, 1 failures
+    "#]].assert_eq(&text(&found));
 }
 
 #[test]

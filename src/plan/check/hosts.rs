@@ -1,7 +1,8 @@
 //! Storage hosts: whether they can be reached and worked on.
 //!
-//! Pure. Judged once per host, not per guest. Read next: `rights.rs`.
+//! Pure. Judged once per host, not per guest. Read next: `zfs.rs`, `rights.rs`.
 
+use super::zfs;
 use crate::plan::Verdict;
 use crate::plan::facts::{HostFacts, HostKey, Hosts};
 use crate::units::Bytes;
@@ -26,6 +27,7 @@ pub fn all(side: Side, key: &HostKey, hosts: &Hosts) -> Vec<Verdict> {
         Some(Ok(host)) => {
             let mut verdicts: Vec<Verdict> = path(side, key, host).into_iter().collect();
             verdicts.extend(temp(key, host));
+            verdicts.extend(zfs::all(side, key, host));
             verdicts
         }
     };
@@ -62,7 +64,7 @@ pub fn address(key: &HostKey) -> String {
 }
 
 /// Returns the command that logs in there: ssh itself takes no port behind a colon.
-fn command(key: &HostKey) -> String {
+pub(super) fn command(key: &HostKey) -> String {
     let port = key.ssh.port.map(|port| format!("-p {port} "));
     let user = key.ssh.user.as_ref().map(|user| format!("{user}@"));
     format!(

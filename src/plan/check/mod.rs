@@ -12,6 +12,7 @@ pub mod rights;
 pub mod space;
 pub mod state;
 pub mod volumes;
+pub mod zfs;
 
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::did_you_mean;
+use crate::config::StorageConfig;
 use crate::plan::facts::{ExistingMoves, SourceFacts, TargetFacts, Unanswered, member};
 use crate::plan::mark::{CLONING, CREATING, MIGRATED};
+use crate::plan::route::{self, Place};
 use crate::plan::{MoveRequest, Verdict};
 use crate::pve::guest::{GuestKind, GuestSummary};
 use crate::pve::id::{StorageId, Vmid};
-
-/// The storage types whose volumes are files that the image engine copies.
-pub const FILE_STORAGES: &[&str] = &["dir", "nfs", "cifs", "glusterfs"];
 
 fn refuse(code: &'static str, reason: String, remedy: impl Into<String>) -> Verdict {
     Verdict::refuse("", code, reason, remedy).of_request()
@@ -147,40 +146,66 @@ pub fn target_storage(
             format!("pvesm set {id} --content {}", content.join(",")),
         ));
     }
-    if !FILE_STORAGES.contains(&storage.kind.as_str()) {
+    if route::place(&storage.kind).is_none() {
         return Some(refuse(
             "storage-kind",
             format!(
                 "{place} is of type {}, which this release does not copy to yet",
                 storage.kind
             ),
-            format!("choose a storage of type {}", FILE_STORAGES.join(", ")),
+            format!("choose a storage of type {}", route::STORAGE_KINDS),
         ));
     }
     None
 }
 
-/// Refuses a storage whose host and directory are not known.
+/// Refuses a storage whose host and place are not known, or are those of another kind of storage.
 pub fn target_section(target: &TargetFacts, id: &StorageId) -> Option<Verdict> {
     let storage = target.storage(id)?;
+    let place = route::place(&storage.kind)?;
     let why = match target.sections.get(id) {
-        Some(Ok(_)) => return None,
+        Some(Ok(section)) => {
+            let (code, reason, remedy) = mismatch(place, &storage.kind, section)?;
+            return Some(refuse(code, reason, remedy));
+        }
         Some(Err(why)) => why.as_str(),
         None => "it is not in proxmoverc",
     };
-    FILE_STORAGES.contains(&storage.kind.as_str()).then(|| {
-        refuse(
-            "storage-unconfigured",
-            format!(
-                "it is not known how to reach storage {id} of {}: {why}",
-                target.alias
-            ),
-            format!(
-                "add a section [storage:{}:{id}] with ssh, path and temp to proxmoverc",
-                target.alias
-            ),
-        )
-    })
+    Some(refuse(
+        "storage-unconfigured",
+        format!(
+            "it is not known how to reach storage {id} of {}: {why}",
+            target.alias
+        ),
+        format!(
+            "add a section [storage:{}:{id}] with ssh, path and temp to proxmoverc",
+            target.alias
+        ),
+    ))
+}
+
+/// Says what is wrong with a section whose `path` is not of its storage's kind: code, reason and remedy.
+pub fn mismatch(
+    place: Place,
+    kind: &str,
+    section: &StorageConfig,
+) -> Option<(&'static str, String, String)> {
+    let right = match (place, Place::of(&section.path)) {
+        (Place::Directory, Place::Directory) | (Place::Zfs, Place::Zfs) => return None,
+        (Place::Directory, Place::Zfs) => {
+            "path=/DIRECTORY, the directory with one directory per VMID"
+        }
+        (Place::Zfs, Place::Directory) => "path=zfs:POOL/DATASET, the dataset with the zvols",
+    };
+    let name = format!("[storage:{}:{}]", section.cluster, section.storage);
+    Some((
+        "section-mismatch",
+        format!(
+            "storage {} of {} is of type {kind}, but its section says path={}",
+            section.storage, section.cluster, section.path
+        ),
+        format!("write {right} into {name} of proxmoverc, or remove the section"),
+    ))
 }
 
 /// Warns of what was asked and not answered.

@@ -1,7 +1,7 @@
 //! Space on the target's storages, counting all guests of the batch.
 //!
-//! Pure. Copies are sparse, so what is occupied must fit; what the guests may grow to is worth a warning. Read next:
-//! `hosts.rs`.
+//! Pure. Copies are sparse, so what is occupied must fit; what the guests may grow to is worth a warning. On a ZFS
+//! storage that is not sparse, each volume's whole size is reserved. Read next: `hosts.rs`.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub struct Demand {
     pub used: Bytes,
     /// Bytes the guests may fill.
     pub size: Bytes,
+    /// Bytes that are reserved, whatever is occupied.
+    pub reserved: Bytes,
 }
 
 impl Demand {
@@ -26,6 +28,23 @@ impl Demand {
         let used = used.unwrap_or(size);
         self.used = Bytes(self.used.0.saturating_add(used.0));
         self.size = Bytes(self.size.0.saturating_add(size.0));
+    }
+
+    /// Adds one volume whose size is reserved.
+    pub fn reserve(&mut self, size: Bytes) {
+        // Beside the data ZFS reserves what its tables about them may take: 2 to 4 % with usual block sizes.
+        let reserved = Bytes(size.0.saturating_add(size.0 / 32));
+        self.reserved = Bytes(self.reserved.0.saturating_add(reserved.0));
+    }
+
+    /// Returns what must be free.
+    fn needed(&self) -> Bytes {
+        Bytes(self.used.0.saturating_add(self.reserved.0))
+    }
+
+    /// Returns what may be taken in the end.
+    fn most(&self) -> Bytes {
+        Bytes(self.size.0.saturating_add(self.reserved.0))
     }
 }
 
@@ -38,8 +57,11 @@ fn free(target: &TargetFacts, hosts: &Hosts, id: &StorageId) -> Option<Bytes> {
         .and_then(|section| section.as_ref().ok())
         .and_then(|section| hosts.get(&HostKey::of(section)))
         .and_then(|host| host.as_ref().ok())
-        .and_then(|host| host.path.as_ref())
-        .and_then(|path| path.free);
+        .and_then(|host| match (&host.path, &host.zfs) {
+            (Some(path), _) => path.free,
+            (None, Some(zfs)) => zfs.available,
+            (None, None) => None,
+        });
     cluster.into_iter().chain(host).min()
 }
 
@@ -53,30 +75,41 @@ pub fn all(
         .iter()
         .filter_map(|(id, demand)| {
             let free = free(target, hosts, id)?;
-            if demand.used > free {
-                let short = demand.used.saturating_sub(free);
+            let needed = demand.needed();
+            if needed > free {
+                let short = needed.saturating_sub(free);
+                let thin = demand.reserved > Bytes::ZERO;
+                let (what, or) = if thin {
+                    (
+                        format!(
+                            "need {needed}, of which {} are reserved, for the storage is not sparse",
+                            demand.reserved
+                        ),
+                        format!("make the storage thin (pvesm set {id} --sparse 1), "),
+                    )
+                } else {
+                    (format!("occupy {needed}"), String::new())
+                };
                 return Some(
                     Verdict::refuse(
                         "",
                         "space-short",
+                        format!("storage {id} has {free} free, and the guests {what}"),
                         format!(
-                            "storage {id} has {free} free, and the guests occupy {}",
-                            demand.used
-                        ),
-                        format!(
-                            "free {short}, choose another storage, or move fewer guests at once"
+                            "free {short}, {or}choose another storage, or move fewer guests at once"
                         ),
                     )
                     .of_request(),
                 );
             }
-            (demand.size > free).then(|| {
+            (demand.most() > free).then(|| {
                 Verdict::warn(
                     "",
                     "space-overcommitted",
                     format!(
                         "storage {id} has {free} free; the guests occupy {} but may grow to {}",
-                        demand.used, demand.size
+                        needed,
+                        demand.most()
                     ),
                     "watch its free space",
                 )

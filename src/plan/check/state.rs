@@ -7,11 +7,11 @@ use crate::plan::facts::WantedGuest;
 use crate::plan::mark::{CLONING, CREATING, MIGRATED};
 use crate::pve::guest::Power;
 
-/// Returns all verdicts on a guest's state.
+/// Returns all verdicts on a guest's state, but for its [`snapshots`].
 pub fn all(name: &str, guest: &WantedGuest) -> Vec<Verdict> {
-    let checks: [fn(&str, &WantedGuest) -> Option<Verdict>; 10] = [
-        locked, suspended, pending, ha_managed, replicated, template, snapshots, odd_status,
-        firewalled, name_fits,
+    let checks: [fn(&str, &WantedGuest) -> Option<Verdict>; 9] = [
+        locked, suspended, pending, ha_managed, replicated, template, odd_status, firewalled,
+        name_fits,
     ];
     checks
         .iter()
@@ -132,34 +132,66 @@ pub fn template(name: &str, guest: &WantedGuest) -> Option<Verdict> {
     })
 }
 
-/// Refuses a guest with snapshots: the API cannot create their configuration on the target.
+/// What a guest's snapshots are to a copy of its volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshots {
+    /// They lie beside the volumes and stay with the source, where they go on working.
+    StayBehind,
+    /// They may lie inside the volumes.
+    Inside,
+}
+
+/// Judges a guest's snapshots, whose configuration the API cannot create on the target.
 ///
 /// Inside a qcow2 file the snapshots themselves would survive, but nothing in Proxmox VE would know of them.
-pub fn snapshots(name: &str, guest: &WantedGuest) -> Option<Verdict> {
+pub fn snapshots(name: &str, guest: &WantedGuest, are: Snapshots) -> Option<Verdict> {
     let all = &guest.detail.snapshots;
+    if all.is_empty() {
+        return None;
+    }
     let vmid = guest.detail.place.vmid;
     let names: Vec<&str> = all.iter().map(|snapshot| snapshot.name.as_str()).collect();
-    let commands: Vec<String> = names
-        .iter()
-        .map(|snapshot| format!("qm delsnapshot {vmid} {snapshot}"))
-        .collect();
     let with_memory = all.iter().any(|snapshot| snapshot.with_memory);
-    (!all.is_empty()).then(|| {
-        let (code, also) = if with_memory {
-            ("snapshots-with-memory", ", and they hold its memory as well")
-        } else {
-            ("snapshots", "")
-        };
-        Verdict::refuse(
+    let (code, also) = if with_memory {
+        (
+            "snapshots-with-memory",
+            ", and they hold its memory as well",
+        )
+    } else {
+        ("snapshots", "")
+    };
+    match are {
+        Snapshots::StayBehind => Some(Verdict::warn(
             name,
-            code,
+            "snapshots-stay",
             format!(
-                "it has snapshots, whose configuration cannot be created on another cluster{also}: {}",
+                "{} snapshots stay with the source, and it cannot be rolled back to them on the target: {}",
+                names.len(),
                 names.join(", ")
             ),
-            format!("back it up if you need them, then {}", commands.join(" && ")),
-        )
-    })
+            format!(
+                "keep the retired source as long as they are needed, and see qm listsnapshot {vmid} there"
+            ),
+        )),
+        Snapshots::Inside => {
+            let commands: Vec<String> = names
+                .iter()
+                .map(|snapshot| format!("qm delsnapshot {vmid} {snapshot}"))
+                .collect();
+            Some(Verdict::refuse(
+                name,
+                code,
+                format!(
+                    "it has snapshots, whose configuration cannot be created on another cluster{also}: {}",
+                    names.join(", ")
+                ),
+                format!(
+                    "back it up if you need them, then {}",
+                    commands.join(" && ")
+                ),
+            ))
+        }
+    }
 }
 
 /// Judges what QEMU says about itself.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::StoragePath;
 use crate::plan::check::grouped;
+use crate::plan::check::zfs::{SOURCE_RIGHTS, TARGET_RIGHTS};
+use crate::plan::facts::zfs::{DatasetKind, Encryption, ZfsRights};
 use crate::plan::facts::{HostKey, Unanswered};
 use crate::plan::sample::{World, code, id, node, section, storage, summary};
 use crate::plan::{Severity, Verdict};
@@ -240,11 +241,12 @@ fn the_target_storage_is_judged() {
     );
     check(
         |world| {
-            let mut to = section("banana", "ssd", "node2.banana.example", "/");
-            to.path = StoragePath::Zfs("ssd/images".to_owned());
+            let host = world.host("banana").clone();
+            let to = section("banana", "ssd", "node2.banana.example", "zfs:ssd/images");
+            world.hosts.insert(HostKey::of(&to), host);
             world.target.sections.insert(id("ssd"), Ok(to));
         },
-        &["!engine-missing"],
+        &["!section-mismatch", "!zfs-missing"],
     );
     // Nothing is copied, so the storage does not matter.
     check(
@@ -681,6 +683,292 @@ fn a_storage_that_is_not_used_is_not_judged() {
             world.target.nodes.push(node("node9"));
             let key = HostKey::of(&section("banana", "tape", "x", "/x"));
             world.hosts.insert(key, Err("gone".to_owned()));
+        },
+        &[],
+    );
+}
+
+/// Checks which codes a change brings to a guest that goes from ZFS to ZFS.
+fn check_zfs(change: impl FnOnce(&mut World), expect: &[&str]) {
+    let mut world = World::zfs();
+    change(&mut world);
+    assert_eq!(world.codes(), expect);
+    for verdict in world.decide().all_verdicts() {
+        assert!(
+            !verdict.reason.is_empty()
+                && !verdict.remedy.is_empty()
+                && !verdict.reason.contains('{'),
+            "{verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn datasets_are_judged() {
+    check_zfs(|_| {}, &[]);
+    check_zfs(
+        |world| world.host("tank").as_mut().expect("in order").zfs = None,
+        &["!zfs-missing"],
+    );
+    for (health, expect) in [
+        (Some("DEGRADED"), Some("pool-degraded")),
+        (Some("SUSPENDED"), Some("!pool-failed")),
+        (Some("FAULTED"), Some("!pool-failed")),
+        (Some("UNAVAIL"), Some("!pool-failed")),
+        (None, Some("!pool-missing")),
+        (Some("ONLINE"), None),
+    ] {
+        check_zfs(
+            |world| world.dataset("banana").health = health.map(str::to_owned),
+            expect.as_slice(),
+        );
+    }
+    check_zfs(
+        |world| world.dataset("banana").kind = None,
+        &["!dataset-missing"],
+    );
+    check_zfs(
+        |world| world.dataset("banana").kind = Some(DatasetKind::Volume),
+        &["!dataset-not-filesystem"],
+    );
+    for host in ["tank", "banana"] {
+        check_zfs(
+            |world| world.dataset(host).read_only = true,
+            &["!pool-read-only"],
+        );
+        check_zfs(
+            |world| world.dataset(host).version = Some((0, 7)),
+            &["zfs-old"],
+        );
+        check_zfs(|world| world.dataset(host).version = None, &["zfs-old"]);
+    }
+    let lacks = |world: &mut World, host: &str, feature: &str| {
+        let features = world.dataset(host).features.as_mut().expect("features");
+        features.enabled.remove(feature);
+        features.active.remove(feature);
+    };
+    check_zfs(
+        |world| lacks(world, "banana", "extensible_dataset"),
+        &["receive-not-resumable"],
+    );
+    check_zfs(|world| lacks(world, "tank", "extensible_dataset"), &[]);
+    check_zfs(
+        |world| {
+            let zvols = &mut world.dataset("tank").zvols;
+            zvols.get_mut("vm-565-disk-0").expect("it").block_size = Some(Bytes::mib(1));
+            lacks(world, "banana", "large_blocks");
+        },
+        &["blocks-split"],
+    );
+    check_zfs(
+        |world| world.dataset("tank").zvols.clear(),
+        &["!volume-not-on-host"],
+    );
+    check_zfs(
+        |world| {
+            let facts = world.guest().volumes.values_mut().next().expect("in order");
+            facts.storage_kind = Some("dir".to_owned());
+        },
+        &["!section-mismatch"],
+    );
+    check_zfs(
+        |world| world.volume().parent = Some("base-9000-disk-0".to_owned()),
+        &["!linked-clone"],
+    );
+}
+
+#[test]
+fn what_zfs_complains_about_is_said() {
+    let mut world = World::zfs();
+    let zfs = world.dataset("banana");
+    zfs.kind = None;
+    zfs.complaint = Some("cannot open 'fast/vms': dataset does not exist".to_owned());
+    let verdicts = world.decide().verdicts;
+    assert_eq!(
+        verdicts[0].reason,
+        "there is no dataset fast/vms on root@node2.banana.example: cannot open 'fast/vms': dataset does not exist"
+    );
+    assert!(verdicts[0].remedy.ends_with("zfs create -p fast/vms"));
+}
+
+#[test]
+fn a_login_that_is_not_root_needs_rights() {
+    let login = |allowed: &[&str], devices| ZfsRights::Delegated {
+        user: "mover".to_owned(),
+        devices,
+        allowed: allowed.iter().map(|right| (*right).to_owned()).collect(),
+    };
+    check_zfs(
+        |world| {
+            world.dataset("tank").rights = login(SOURCE_RIGHTS, false);
+            world.dataset("banana").rights = login(TARGET_RIGHTS, false);
+        },
+        &[],
+    );
+    let mut world = World::zfs();
+    world.dataset("banana").rights = login(&TARGET_RIGHTS[2..], false);
+    assert_eq!(world.codes(), ["!zfs-right-missing"]);
+    let verdict = &world.decide().verdicts[0];
+    assert_eq!(
+        (verdict.reason.as_str(), verdict.remedy.as_str()),
+        (
+            "mover is not root on root@node2.banana.example and lacks there for fast/vms: create, destroy",
+            "zfs allow mover create,destroy fast/vms; or log in as root"
+        )
+    );
+    // The image engine opens the devices themselves.
+    let mut world = World::new();
+    world.target_on_zfs();
+    world.dataset("banana").rights = login(TARGET_RIGHTS, true);
+    assert_eq!(world.codes(), [""; 0]);
+    world.dataset("banana").rights = login(TARGET_RIGHTS, false);
+    assert_eq!(world.codes(), ["!device-right-missing"]);
+}
+
+#[test]
+fn space_on_zfs_counts_what_is_reserved() {
+    // 12 GiB compressed, 18 GiB as written, 50 GiB large.
+    let free =
+        |gib| move |world: &mut World| world.dataset("banana").available = Some(Bytes::gib(gib));
+    check_zfs(free(11), &["!space-short"]);
+    check_zfs(free(13), &["space-overcommitted"]);
+    check_zfs(free(50), &[]);
+    check_zfs(
+        |world| {
+            free(50)(world);
+            world.target.storages[0].settings.clear();
+        },
+        &["!space-short"],
+    );
+    check_zfs(
+        |world| {
+            free(52)(world);
+            world.target.storages[0].settings.clear();
+        },
+        &[],
+    );
+    let mut world = World::zfs();
+    free(50)(&mut world);
+    world.target.storages[0].settings.clear();
+    let verdicts = world.decide().verdicts;
+    assert_eq!(
+        verdicts[0].reason,
+        "storage ssd has 50.0 GiB free, and the guests need 51.6 GiB, of which 51.6 GiB are reserved, for the storage is \
+         not sparse"
+    );
+    assert!(verdicts[0].remedy.contains("pvesm set ssd --sparse 1"));
+}
+
+#[test]
+fn encrypted_volumes_are_judged() {
+    let encrypt = |world: &mut World, key_loaded: bool| {
+        let zvols = &mut world.dataset("tank").zvols;
+        zvols.get_mut("vm-565-disk-0").expect("it").encryption = Some(Encryption {
+            root: "tank/data".to_owned(),
+            key_loaded,
+        });
+    };
+    let encrypted_target = |world: &mut World, key_loaded: bool| {
+        world.dataset("banana").encryption = Some(Encryption {
+            root: "fast".to_owned(),
+            key_loaded,
+        });
+    };
+    check_zfs(|world| encrypt(world, true), &["!key-not-there"]);
+    check_zfs(
+        |world| {
+            encrypt(world, true);
+            world.request.allow_plain = true;
+        },
+        &["lands-plain"],
+    );
+    check_zfs(
+        |world| {
+            encrypt(world, true);
+            world.request.skip_start = true;
+        },
+        &["key-stays"],
+    );
+    check_zfs(
+        |world| {
+            encrypt(world, true);
+            encrypted_target(world, true);
+        },
+        &[],
+    );
+    check_zfs(
+        |world| encrypted_target(world, false),
+        &["!target-key-not-loaded"],
+    );
+    check_zfs(
+        |world| {
+            encrypt(world, false);
+            world.guest().detail.power = Power::Stopped;
+            let features = world.dataset("banana").features.as_mut().expect("features");
+            features.enabled.remove("encryption");
+        },
+        &["!pool-feature-missing"],
+    );
+    let mut world = World::zfs();
+    encrypted_target(&mut world, true);
+    let plan = &world.decide().plans[0];
+    let note = plan
+        .changes
+        .iter()
+        .find(|note| note.reason.contains("encrypted"));
+    assert_eq!(
+        note.expect("a note").reason,
+        "is encrypted on the target, with the key of fast"
+    );
+    // To files.
+    let mut world = World::of("boot: order=scsi0\nscsi0: tank:vm-565-disk-0");
+    world.source_on_zfs(&["vm-565-disk-0"]);
+    encrypt(&mut world, true);
+    assert_eq!(world.codes(), ["!encryption-lost"]);
+    world.request.allow_plain = true;
+    assert_eq!(world.codes(), ["lands-plain"]);
+    encrypt(&mut world, false);
+    assert_eq!(world.codes(), ["!source-key-not-loaded"]);
+}
+
+#[test]
+fn snapshots_beside_the_volumes_stay_behind() {
+    let snapshot = |name: &str, with_memory| GuestSnapshot {
+        name: name.to_owned(),
+        with_memory,
+    };
+    check_zfs(
+        |world| {
+            let all = &mut world.guest().detail.snapshots;
+            all.extend([snapshot("before", false), snapshot("after", true)]);
+        },
+        &["snapshots-stay"],
+    );
+    // Inside of files they would be carried, and nobody would know of them.
+    let mut world = World::of("boot: order=scsi0\nscsi0: tank:vm-565-disk-0\nscsi1: san:565/b.raw");
+    world.source_on_zfs(&["vm-565-disk-0"]);
+    world.target_on_zfs();
+    world
+        .guest()
+        .detail
+        .snapshots
+        .push(snapshot("before", false));
+    assert_eq!(world.codes(), ["!snapshots"]);
+}
+
+#[test]
+fn with_zfs_on_one_side_only_the_porter_is_needed() {
+    let mut world = World::new();
+    world.target_on_zfs();
+    assert_eq!(world.codes(), [""; 0]);
+    let host = world.host("banana").as_mut().expect("in order");
+    host.temp.executable = false;
+    assert_eq!(world.codes(), ["!tool-missing"]);
+    // Between pools the programs of ZFS are enough.
+    check_zfs(
+        |world| {
+            let host = world.host("banana").as_mut().expect("in order");
+            host.temp.executable = false;
         },
         &[],
     );

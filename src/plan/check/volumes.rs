@@ -2,14 +2,15 @@
 //!
 //! Pure. Read next: `space.rs`.
 
-use std::collections::BTreeSet;
-
-use super::request::FILE_STORAGES;
+use super::request::mismatch;
+use crate::config::StoragePath;
 use crate::plan::Verdict;
+use crate::plan::facts::zfs::DatasetKind;
 use crate::plan::facts::{HostKey, Hosts, SourceFacts, VolumeFacts, WantedGuest};
 use crate::plan::rights::{grant_command, refused_right};
+use crate::plan::route::{self, Place};
 use crate::pve::drive::{Bus, DriveKey};
-use crate::pve::id::Volid;
+use crate::pve::id::{Volid, owner};
 use crate::units::Bytes;
 
 /// The exact sizes of a firmware's variable store: QEMU insists on them for qcow2.
@@ -43,17 +44,19 @@ pub fn all(
         }
     };
     let kind = facts.storage_kind.as_deref();
-    if let Some(kind) = kind.filter(|kind| !FILE_STORAGES.contains(kind)) {
-        verdicts.push(refuse(
+    match (kind, kind.and_then(route::place), &facts.section) {
+        (Some(kind), None, _) => verdicts.push(refuse(
             "storage-kind",
             format!(
                 "{key}: storage {} is of type {kind}, which this release does not copy from yet",
                 volid.storage
             ),
-            format!("move the disk to a file storage first: qm move-disk {vmid} {key} STORAGE"),
-        ));
-    } else if let Err(why) = &facts.section {
-        verdicts.push(refuse(
+            format!(
+                "move the disk to a storage of another type first ({}): qm move-disk {vmid} {key} STORAGE",
+                route::STORAGE_KINDS
+            ),
+        )),
+        (_, _, Err(why)) => verdicts.push(refuse(
             "storage-unconfigured",
             format!(
                 "{key}: it is not known how to reach storage {}: {why}",
@@ -63,7 +66,14 @@ pub fn all(
                 "add a section [storage:{}:{}] with ssh, path and temp to proxmoverc",
                 source.alias, volid.storage
             ),
-        ));
+        )),
+        (Some(kind), Some(place), Ok(section)) => {
+            verdicts.extend(
+                mismatch(place, kind, section)
+                    .map(|(code, reason, remedy)| refuse(code, format!("{key}: {reason}"), remedy)),
+            );
+        }
+        (None, _, Ok(_)) => {}
     }
     // BASE/OWN on block storages, BASEID/BASE/ID/OWN on file storages.
     let slashes = volid.volname.matches('/').count();
@@ -82,7 +92,7 @@ pub fn all(
         ));
     }
     if let Some(volume) = volume {
-        if crate::plan::route::format(&volume.format).is_none() {
+        if route::format(&volume.format).is_none() {
             verdicts.push(refuse(
                 "format-unknown",
                 format!(
@@ -123,7 +133,7 @@ pub fn all(
     verdicts
 }
 
-/// Refuses a volume whose file is not where proxmoverc says.
+/// Refuses a volume that is not where proxmoverc says.
 fn not_on_host(
     name: &str,
     guest: &WantedGuest,
@@ -133,22 +143,51 @@ fn not_on_host(
     hosts: &Hosts,
 ) -> Option<Verdict> {
     let section = facts.section.as_ref().ok()?;
-    let host_key = HostKey::of(section);
-    let host = hosts.get(&host_key)?.as_ref().ok()?;
-    let (directory, file) = volid.volname.split_once('/')?;
-    let owner = directory.parse().ok()?;
-    if owner != guest.detail.place.vmid || !host.path.as_ref().is_some_and(|path| path.exists) {
+    let host = hosts.get(&HostKey::of(section))?.as_ref().ok()?;
+    let owner = owner(&volid.volname)?;
+    // What stands below a base volume is a linked clone, which is refused as such.
+    let parts = volid.volname.split('/').count();
+    let simple = match Place::of(&section.path) {
+        Place::Directory => parts == 2,
+        Place::Zfs => parts == 1,
+    };
+    if owner != guest.detail.place.vmid || !simple {
         return None;
     }
-    let nothing = BTreeSet::new();
-    let there = host.listing.get(&owner).unwrap_or(&nothing);
-    (!there.contains(file)).then(|| {
-        let at = host_key.directory.as_deref().unwrap_or_default();
+    let last = volid.last_name();
+    let (there, missing, hint) = match &section.path {
+        StoragePath::Directory(directory) => {
+            if !host.path.as_ref().is_some_and(|path| path.exists) {
+                return None;
+            }
+            let listing = host.listing.get(&owner);
+            (
+                listing.is_some_and(|files| files.contains(last)),
+                format!("{directory}/{}", volid.volname),
+                "the directory that holds one directory per VMID",
+            )
+        }
+        StoragePath::Zfs(dataset) => {
+            let zfs = host.zfs.as_ref()?;
+            if zfs.kind != Some(DatasetKind::Filesystem) {
+                return None;
+            }
+            (
+                zfs.zvols.contains_key(last),
+                format!("zvol {dataset}/{last}"),
+                "zfs: and the dataset that holds the zvols",
+            )
+        }
+    };
+    (!there).then(|| {
         Verdict::refuse(
             name,
             "volume-not-on-host",
-            format!("{key}: there is no {at}/{} on {}", volid.volname, host.address),
-            format!("correct 'path' in [storage:{}:{}]: the directory that holds one directory per VMID", section.cluster, section.storage),
+            format!("{key}: there is no {missing} on {}", host.address),
+            format!(
+                "correct 'path' in [storage:{}:{}]: {hint}",
+                section.cluster, section.storage
+            ),
         )
     })
 }

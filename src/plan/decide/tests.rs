@@ -353,6 +353,208 @@ fn the_route_and_tool_come_with_their_reason() {
     assert_eq!(volume.source_storage.origin, Origin::File);
 }
 
+/// One line for each volume: who copies it, from where to where, in which formats and by which tool.
+fn ways(world: &World) -> Vec<String> {
+    copies(world)
+        .iter()
+        .map(|v| {
+            let sparse = v
+                .target_zvol
+                .as_ref()
+                .map_or("", |zvol| if zvol.sparse { " sparse" } else { " thick" });
+            format!(
+                "{:?} {} {:?} -> {} {:?}{sparse} = {}",
+                v.engine, v.source_path, v.source_format, v.target_path, v.target_format, v.attach
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn each_pair_of_storages_has_its_engine() {
+    let world = World::zfs();
+    assert_eq!(world.codes(), [""; 0]);
+    assert_eq!(
+        ways(&world),
+        [
+            "Zfs /dev/zvol/tank/data/vm-565-disk-0 Raw -> /dev/zvol/fast/vms/vm-126-disk-0 Raw sparse = \
+          ssd:vm-126-disk-0,discard=on"
+        ]
+    );
+    let volume = &copies(&world)[0];
+    let source = volume.source_zvol.as_ref().expect("a zvol");
+    assert_eq!(source.dataset, "tank/data/vm-565-disk-0");
+    assert_eq!(source.block_size, Some(crate::units::Bytes::kib(16)));
+    assert_eq!(volume.used, Some(crate::units::Bytes::gib(12)));
+    assert!(volume.stream.compressed && volume.stream.large_blocks && !volume.stream.raw);
+    // From ZFS to files: raw, uncompressed.
+    let mut world = World::of("boot: order=scsi0\nscsi0: tank:vm-565-disk-0,size=50G");
+    world.source_on_zfs(&["vm-565-disk-0"]);
+    assert_eq!(world.codes(), [""; 0]);
+    assert_eq!(
+        ways(&world),
+        [
+            "Image /dev/zvol/tank/data/vm-565-disk-0 Raw -> /ssd/images/126/vm-126-disk-0.raw Raw = \
+          ssd:126/vm-126-disk-0.raw,discard=on"
+        ]
+    );
+    assert_eq!(copies(&world)[0].used, Some(crate::units::Bytes::gib(18)));
+    // From files to ZFS, where nothing but raw exists; this storage reserves.
+    let mut world = World::of(
+        "boot: order=scsi0\nefidisk0: san:565/e.raw,efitype=4m\nscsi0: san:565/a.qcow2,discard=ignore\n\
+         tpmstate0: san:565/t.qcow2,version=v2.0\nvirtio0: san:565/b.raw",
+    );
+    world.target_on_zfs();
+    let settings = &mut world.target.storages[0].settings;
+    settings.insert("sparse".to_owned(), "0".to_owned());
+    settings.insert("blocksize".to_owned(), "64k".to_owned());
+    assert_eq!(world.codes(), [""; 0]);
+    assert_eq!(
+        ways(&world),
+        [
+            "Image /pool0/san/images/565/a.qcow2 Qcow2 -> /dev/zvol/fast/vms/vm-126-disk-0 Raw thick = \
+             ssd:vm-126-disk-0,discard=ignore",
+            "Image /pool0/san/images/565/b.raw Raw -> /dev/zvol/fast/vms/vm-126-disk-1 Raw thick = \
+             ssd:vm-126-disk-1",
+            "Image /pool0/san/images/565/e.raw Raw -> /dev/zvol/fast/vms/vm-126-disk-2 Raw thick = \
+             ssd:vm-126-disk-2,efitype=4m",
+            "Image /pool0/san/images/565/t.qcow2 Qcow2 -> /dev/zvol/fast/vms/vm-126-disk-3 Raw thick = \
+             ssd:vm-126-disk-3,version=v2.0",
+        ]
+    );
+    let zvol = copies(&world)[0].target_zvol.clone().expect("a zvol");
+    assert_eq!(zvol.block_size, Some(crate::units::Bytes::kib(64)));
+    let notes = &world.decide().plans[0].changes;
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.key == "scsi0" && note.reason.starts_with("becomes raw")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn one_guest_may_have_drives_on_both_kinds() {
+    let mut world = World::of(
+        "boot: order=scsi0\nscsi0: tank:vm-565-disk-0\nscsi1: san:565/b.qcow2\nscsi2: tank:vm-565-disk-1",
+    );
+    world.source_on_zfs(&["vm-565-disk-0", "vm-565-disk-1"]);
+    world.target_on_zfs();
+    // One of them goes to files.
+    let files = section("banana", "files", "node2.banana.example", "/files");
+    world
+        .target
+        .storages
+        .push(crate::plan::sample::storage("files", "dir", &["images"]));
+    let host = crate::plan::sample::host("root@node2.banana.example");
+    world.hosts.insert(HostKey::of(&files), Ok(host));
+    world.target.sections.insert(id("files"), Ok(files));
+    world.request.storages.insert(id("scsi2"), id("files"));
+    assert_eq!(world.codes(), [""; 0]);
+    let engines: Vec<String> = copies(&world)
+        .iter()
+        .map(|v| format!("{:?} {}", v.engine, v.target))
+        .collect();
+    assert_eq!(
+        engines,
+        [
+            "Zfs ssd:vm-126-disk-0",
+            "Image ssd:vm-126-disk-1",
+            "Image files:126/vm-126-disk-0.raw"
+        ]
+    );
+    let ask = hosts_to_ask(
+        &world.request,
+        &world.source,
+        &world.target,
+        &world.existing,
+    );
+    let asked: Vec<String> = ask
+        .keys()
+        .map(|key| format!("{:?} {:?}", key.directory, key.dataset))
+        .collect();
+    assert_eq!(ask.len(), 4, "{asked:?}");
+}
+
+#[test]
+fn names_of_zvols_avoid_what_is_there() {
+    let mut world = World::zfs();
+    world.request.target_vmid = Some(id("300"));
+    // The cluster knows a template's volume, the host a container's and one of another guest.
+    let known = world.target.volumes.get_mut(&id("ssd")).expect("in order");
+    known.insert("base-300-disk-0".to_owned());
+    known.insert("base-9000-disk-0/vm-300-disk-1".to_owned());
+    let zfs = world.dataset("banana");
+    zfs.others.insert("subvol-300-disk-2".to_owned());
+    zfs.zvols
+        .insert("vm-300-disk-3".to_owned(), Default::default());
+    zfs.zvols
+        .insert("vm-300-disk-40".to_owned(), Default::default());
+    zfs.zvols
+        .insert("vm-3001-disk-4".to_owned(), Default::default());
+    assert_eq!(copies(&world)[0].target.to_string(), "ssd:vm-300-disk-4");
+    // A number with volumes on ZFS is not suggested.
+    world.request.target_vmid = None;
+    let known = world.target.volumes.get_mut(&id("ssd")).expect("in order");
+    known.insert("vm-126-disk-9".to_owned());
+    assert_eq!(copies(&world)[0].target.to_string(), "ssd:vm-127-disk-0");
+}
+
+#[test]
+fn an_earlier_move_to_zfs_goes_on_with_what_it_recorded() {
+    let mut world = World::zfs();
+    world.began(&[("scsi0", "ssd:vm-140-disk-7")]);
+    let mut there = world.dataset("tank").zvols["vm-565-disk-0"].clone();
+    world
+        .dataset("banana")
+        .zvols
+        .insert("vm-140-disk-7".to_owned(), there.clone());
+    assert_eq!(world.codes(), [""; 0]);
+    assert_eq!(
+        copies(&world)[0].target_path,
+        "/dev/zvol/fast/vms/vm-140-disk-7"
+    );
+    // From a qcow2 file, the volume is raw as before.
+    let mut files = World::new();
+    files.target_on_zfs();
+    files.began(&[("virtio0", "ssd:vm-140-disk-7")]);
+    assert_eq!(copies(&files)[0].target_format, Format::Raw);
+    // What arrived encrypted as it was goes on so, whatever is allowed now.
+    let key = |root: &str| crate::plan::facts::zfs::Encryption {
+        root: root.to_owned(),
+        key_loaded: true,
+    };
+    let zvols = &mut world.dataset("tank").zvols;
+    zvols.get_mut("vm-565-disk-0").expect("it").encryption = Some(key("tank/data"));
+    there.encryption = Some(key("fast/vms/vm-140-disk-7"));
+    world
+        .dataset("banana")
+        .zvols
+        .insert("vm-140-disk-7".to_owned(), there);
+    world.request.allow_plain = true;
+    world.request.skip_start = true;
+    assert_eq!(world.codes(), ["key-stays"]);
+    assert!(copies(&world)[0].stream.raw);
+}
+
+#[test]
+fn block_sizes_are_read() {
+    use crate::units::Bytes;
+    for (text, expect) in [
+        ("16k", Some(Bytes::kib(16))),
+        ("8K", Some(Bytes::kib(8))),
+        ("1M", Some(Bytes::mib(1))),
+        ("4096", Some(Bytes::kib(4))),
+        (" 64k ", Some(Bytes::kib(64))),
+        ("12k", None),
+        ("k", None),
+        ("", None),
+        ("99999999999999999999k", None),
+    ] {
+        assert_eq!(zvol::block_size(text), expect, "{text}");
+    }
+}
+
 /// Lines that a guest's configuration may hold, good and odd ones.
 fn line() -> impl Strategy<Value = String> {
     let keys = prop::sample::select(vec![

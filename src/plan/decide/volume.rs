@@ -1,17 +1,18 @@
 //! Deciding about one volume: where it goes, under which name and format, and how.
 //!
-//! Pure. Returns no plan when anything is missing; a verdict then says what. Read next: `../route.rs`.
+//! Pure. Returns no plan when anything is missing; a verdict then says what. Read next: `zvol.rs`, `../route.rs`.
 
-use super::{Deciding, Draft, Side};
+use super::{Deciding, Draft, Side, zvol};
 use crate::config::{StorageConfig, StoragePath};
 use crate::plan::facts::{HostFacts, HostKey, VolumeFacts, WantedGuest};
+use crate::plan::route::Place;
 use crate::plan::translate::drives::{self, Sparse};
 use crate::plan::translate::schema::Fit;
 use crate::plan::{ConfigNote, Verdict, VolumePlan, check, route};
 use crate::pve::drive::Drive;
 use crate::pve::id::{StorageId, Vmid, Volid};
-use crate::pve::inventory::Volume;
-use crate::transfer::{Format, StreamFlags};
+use crate::pve::inventory::{Storage, Volume};
+use crate::transfer::Format;
 
 impl<'a> Deciding<'a> {
     /// Plans one volume; what is missing for that has its own verdict.
@@ -57,14 +58,11 @@ impl<'a> Deciding<'a> {
             ));
         }
         let ready = self.ready(storage, facts)?;
-        if began.is_none() {
-            let demand = self.demands.entry(ready.storage.clone()).or_default();
-            demand.add(ready.volume.used, ready.volume.size);
-        }
+        let place = Place::of(&ready.target.path);
         let source_format = route::format(&ready.volume.format)?;
         let target_format = match recorded {
-            Some(volid) => format_of(volid).unwrap_or(source_format),
-            None => route::target_format(key, source_format, self.target.release),
+            Some(volid) => format_of(volid, place).unwrap_or(source_format),
+            None => route::target_format(key, source_format, self.target.release, place),
         };
         let impossible = |why: route::Impossible| {
             Verdict::refuse(name, why.code, format!("{key}: {}", why.reason), why.remedy)
@@ -78,53 +76,80 @@ impl<'a> Deciding<'a> {
         };
         let source_host = self.host(Side::Source, ready.source);
         let target_host = self.host(Side::Target, ready.target);
+        let facts = source_host.and_then(|host| zvol::facts(host, volid));
+        let used = zvol::occupied(capability, ready.volume, facts);
+        let sparse = zvol::is_sparse(ready.target, ready.settings);
+        if began.is_none() {
+            let demand = self.demands.entry(ready.storage.clone()).or_default();
+            if sparse {
+                demand.add(used, ready.volume.size);
+            } else {
+                demand.reserve(ready.volume.size);
+            }
+        }
         let (source_host, target_host) = (source_host?, target_host?);
-        let chosen = route::tool(source_host, target_host, source_format != target_format)
+        let way = zvol::Way {
+            name,
+            key,
+            capability,
+            source_host,
+            target_host,
+            source: volid,
+            recorded,
+            allow_plain: self.request.allow_plain,
+            start: draft.start,
+        };
+        let converts = source_format != target_format;
+        let chosen = route::tool(capability, source_host, target_host, converts)
             .and_then(|(tool, tool_because)| {
                 let (route, route_because) =
                     route::route(self.request.route, tool, source_host, ready.target)?;
                 Ok((tool, route, format!("{route_because}; {tool_because}")))
-            });
-        let (tool, route, because) = match chosen {
+            })
+            .and_then(|chosen| way.devices().map_or(Ok(chosen), Err))
+            .and_then(|chosen| Ok((chosen, way.stream(draft)?)));
+        let ((tool, route, because), stream) = match chosen {
             Ok(chosen) => chosen,
             Err(why) => {
                 draft.verdicts.push(impossible(why));
                 return None;
             }
         };
-        if source_format != target_format {
+        if converts {
+            let why = match place {
+                Place::Directory => "which this release of the target needs",
+                Place::Zfs => "for volumes of ZFS have no other format",
+            };
             draft.changes.push(ConfigNote {
                 key: key.to_string(),
                 action: "changed",
-                reason: format!(
-                    "becomes {}, which this release of the target needs",
-                    route::extension(target_format)
-                ),
+                reason: format!("becomes {}, {why}", route::extension(target_format)),
             });
         }
         let target_volid = match recorded {
             Some(volid) => volid.clone(),
-            None => self.name_volume(&ready.storage, vmid, target_format, target_host),
+            None => self.name_volume(&ready.storage, vmid, place, target_format, target_host),
         };
         let fit = Fit::of(self.target);
-        let attached = drives::attached(name, drive, &target_volid, Sparse::Yes, &fit);
+        let gives_back = if sparse { Sparse::Yes } else { Sparse::No };
+        let attached = drives::attached(name, drive, &target_volid, gives_back, &fit);
         draft.changes.extend(attached.notes);
         draft.verdicts.extend(attached.verdicts);
         Some(VolumePlan {
             engine: capability.engine,
-            stream: StreamFlags::default(),
+            stream,
             source: volid.clone(),
             source_storage: ready.source.clone(),
-            source_path: path_of(ready.source, volid)?,
-            source_zvol: None,
+            source_path: path_of(ready.source, volid),
+            source_zvol: zvol::source(ready.source, source_host, volid),
             source_format,
-            target_path: path_of(ready.target, &target_volid)?,
-            target_zvol: None,
+            target_path: path_of(ready.target, &target_volid),
+            target_zvol: zvol::target(ready.target, ready.settings, &target_volid),
             target: target_volid,
             target_storage: ready.target.clone(),
             target_format,
             size: ready.volume.size,
-            used: ready.volume.used,
+            used,
             attach: attached.value,
             route,
             tool,
@@ -143,6 +168,7 @@ impl<'a> Deciding<'a> {
             source: facts.section.as_ref().ok()?,
             target: target.sections.get(storage)?.as_ref().ok()?,
             storage: storage.clone(),
+            settings: target.storage(storage),
         })
     }
 
@@ -154,38 +180,6 @@ impl<'a> Deciding<'a> {
         self.used_hosts.insert((side, key));
         facts
     }
-
-    /// Returns the volume with the lowest number that neither the storage, its host nor this plan knows.
-    fn name_volume(
-        &mut self,
-        storage: &StorageId,
-        vmid: Vmid,
-        format: Format,
-        host: &HostFacts,
-    ) -> Volid {
-        let names = self.names.entry(storage.clone()).or_default();
-        let files = host.listing.get(&vmid).into_iter().flatten();
-        names.extend(files.map(|file| format!("{vmid}/{file}")));
-        let mut number: u32 = 0;
-        let stem = loop {
-            let stem = format!("{vmid}/vm-{vmid}-disk-{number}");
-            // Proxmox VE counts a number as taken whatever the extension.
-            let taken = names.iter().any(|name| {
-                name.strip_prefix(&stem)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            });
-            if !taken {
-                break stem;
-            }
-            number += 1;
-        };
-        let volname = format!("{stem}.{}", route::extension(format));
-        names.insert(volname.clone());
-        Volid {
-            storage: storage.clone(),
-            volname,
-        }
-    }
 }
 
 /// What planning a volume starts from.
@@ -194,23 +188,25 @@ struct Ready<'a> {
     source: &'a StorageConfig,
     target: &'a StorageConfig,
     storage: StorageId,
+    settings: Option<&'a Storage>,
 }
 
-fn format_of(volid: &Volid) -> Option<Format> {
-    volid
-        .volname
-        .rsplit_once('.')
-        .and_then(|(_, word)| route::format(word))
+fn format_of(volid: &Volid, place: Place) -> Option<Format> {
+    match place {
+        Place::Directory => volid
+            .volname
+            .rsplit_once('.')
+            .and_then(|(_, word)| route::format(word)),
+        Place::Zfs => Some(Format::Raw),
+    }
 }
 
-/// Returns a volume's path on its storage's host; `None` where volumes are no files.
-fn path_of(section: &StorageConfig, volid: &Volid) -> Option<String> {
+/// Returns a volume's path on its storage's host: a file, or the device of a zvol.
+fn path_of(section: &StorageConfig, volid: &Volid) -> String {
     match &section.path {
-        StoragePath::Directory(directory) => Some(format!(
-            "{}/{}",
-            directory.trim_end_matches('/'),
-            volid.volname
-        )),
-        StoragePath::Zfs(_) => None,
+        StoragePath::Directory(directory) => {
+            format!("{}/{}", directory.trim_end_matches('/'), volid.volname)
+        }
+        StoragePath::Zfs(dataset) => format!("/dev/zvol/{dataset}/{}", volid.last_name()),
     }
 }

@@ -5,17 +5,23 @@ use crate::plan::sample::{host, id, release, section};
 #[test]
 fn the_table_of_engines_is_asked_by_place() {
     let directory = section("apple", "san", "h", "/images");
-    let mut zfs = section("banana", "tank", "h", "/");
-    zfs.path = StoragePath::Zfs("tank/images".to_owned());
+    let zfs = section("banana", "tank", "h", "zfs:tank/images");
     let engine = |a, b| super::engine(a, b).map(|capability| capability.engine);
     assert_eq!(engine(&directory, &directory), Ok(EngineKind::Image));
-    for pair in [(&zfs, &directory), (&directory, &zfs), (&zfs, &zfs)] {
-        let why = engine(pair.0, pair.1).expect_err("not in order");
-        assert_eq!(why.code, "engine-missing");
-        assert!(
-            why.reason.contains("storage tank of banana is ZFS"),
-            "{}",
-            why.reason
+    assert_eq!(engine(&zfs, &directory), Ok(EngineKind::Image));
+    assert_eq!(engine(&directory, &zfs), Ok(EngineKind::Image));
+    assert_eq!(engine(&zfs, &zfs), Ok(EngineKind::Zfs));
+    for (kind, expect) in [
+        ("dir", Some(Place::Directory)),
+        ("cifs", Some(Place::Directory)),
+        ("zfspool", Some(Place::Zfs)),
+        ("zfs", None),
+        ("lvmthin", None),
+    ] {
+        assert_eq!(place(kind), expect, "{kind}");
+        assert_eq!(
+            STORAGE_KINDS.split(", ").any(|word| word == kind),
+            expect.is_some()
         );
     }
 }
@@ -31,10 +37,12 @@ fn formats_are_kept_unless_the_target_cannot_use_them() {
         ("tpmstate0", Format::Raw, "9.0", Format::Raw),
     ] {
         assert_eq!(
-            target_format(id(key), format, release(target)),
+            target_format(id(key), format, release(target), Place::Directory),
             expect,
             "{key}"
         );
+        let zvol = target_format(id(key), format, release(target), Place::Zfs);
+        assert_eq!(zvol, Format::Raw, "{key}");
     }
     assert_eq!(format("vmdk"), None);
     for word in ["raw", "qcow2"] {
@@ -48,7 +56,8 @@ fn the_porter_runs_where_it_can() {
         let (good, mut other) = (host("good"), host("other"));
         change(&mut other);
         for (a, b) in [(&good, &other), (&other, &good)] {
-            let shown = match tool(a, b, converts) {
+            let image = between(Place::Directory, Place::Directory).expect("in the table");
+            let shown = match tool(image, a, b, converts) {
                 Ok((tool, why)) => format!("{tool:?}: {why}"),
                 Err(why) => format!("{}: {}", why.code, why.reason),
             };
@@ -64,7 +73,7 @@ fn the_porter_runs_where_it_can() {
     check(
         |host| host.temp.executable = false,
         true,
-        "tool-missing: the format must be converted, which only the porter does, and nothing may be run from temp on \
+        "tool-missing: the format must be converted, which only the porter can do, and nothing may be run from temp on \
          other",
     );
     check(
@@ -77,12 +86,36 @@ fn the_porter_runs_where_it_can() {
     );
     let mut other = host("other");
     other.architecture = "riscv128".to_owned();
-    let (tool, why) = tool(&host("good"), &other, false).expect("in order");
-    assert_eq!(tool, Tool::Stock);
+    let image = between(Place::Directory, Place::Directory).expect("in the table");
+    let (chosen, why) = tool(image, &host("good"), &other, false).expect("in order");
+    assert_eq!(chosen, Tool::Stock);
     assert!(
         why.contains("other is riscv128, proxmove is built for"),
         "{why}"
     );
+    // Between pools the tools of ZFS are enough; with ZFS on one side only, nothing but the porter is.
+    let zfs = between(Place::Zfs, Place::Zfs).expect("in the table");
+    let why = tool(zfs, &host("good"), &other, false).expect_err("not in order");
+    assert!(why.reason.ends_with("good has no zfs"), "{}", why.reason);
+    let mut good = host("good");
+    good.tools.insert("zfs".to_owned());
+    other.tools = ["zfs".to_owned()].into();
+    let (chosen, why) = tool(zfs, &good, &other, false).expect("in order");
+    assert_eq!(chosen, Tool::Stock);
+    assert!(why.starts_with("zfs alone, relayed"), "{why}");
+    for (a, b) in [
+        (Place::Zfs, Place::Directory),
+        (Place::Directory, Place::Zfs),
+    ] {
+        let one_sided = between(a, b).expect("in the table");
+        let why = tool(one_sided, &good, &other, false).expect_err("not in order");
+        assert_eq!(why.code, "tool-missing");
+        assert!(
+            why.reason.starts_with("ZFS is on one side only"),
+            "{}",
+            why.reason
+        );
+    }
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn write_drive(out: &mut String, drive: &ShownDrive) -> std::fmt::Result {
             target_format,
             size,
             used,
+            zfs,
             engine,
             route,
             tool,
@@ -110,9 +111,24 @@ fn write_drive(out: &mut String, drive: &ShownDrive) -> std::fmt::Result {
                 Some(used) => format!("{} occupied", Bytes(*used)),
                 None => "occupied bytes unknown".to_owned(),
             };
+            let zfs = zfs.as_deref();
+            let from = match zfs.and_then(|zfs| zfs.source.as_ref()) {
+                Some(_) => "zvol",
+                None => source_format,
+            };
+            let to = match zfs.and_then(|zfs| zfs.sparse) {
+                Some(true) => "sparse zvol",
+                Some(false) => "zvol, all of its size reserved",
+                None => target_format,
+            };
+            let engine = match zfs.and_then(|zfs| zfs.stream.as_deref()) {
+                None => (*engine).to_owned(),
+                Some("") => format!("{engine} (zfs send)"),
+                Some(flags) => format!("{engine} (zfs send {flags})"),
+            };
             writeln!(
                 out,
-                "  {drive:<9} {source} ({source_format}, {}, {used}) -> {target} ({target_format})",
+                "  {drive:<9} {source} ({from}, {}, {used}) -> {target} ({to})",
                 Bytes(*size)
             )?;
             writeln!(

@@ -27,11 +27,7 @@ pub(crate) struct DriveValue {
 pub(crate) enum Sparse {
     /// It does.
     Yes,
-    /// It does not.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "block storages come with their engines")
-    )]
+    /// It does not: the whole size is reserved.
     No,
 }
 

@@ -89,3 +89,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_volumes_name_says_whose_it_is() {
+    for (name, expect) in [
+        ("100/vm-100-disk-0.qcow2", Some(100)),
+        ("100/anything.raw", Some(100)),
+        ("vm-126-disk-0", Some(126)),
+        ("vm-126-cloudinit", Some(126)),
+        ("base-126-disk-0", Some(126)),
+        ("subvol-126-disk-0", Some(126)),
+        ("basevol-126-disk-0", Some(126)),
+        ("base-9000-disk-0/vm-126-disk-1", Some(126)),
+        (
+            "9000/base-9000-disk-0.qcow2/126/vm-126-disk-0.qcow2",
+            Some(126),
+        ),
+        ("iso/debian.iso", None),
+        ("vm-126", None),
+        ("vm-1-disk-0", None),
+        ("backup/vzdump-qemu-126-2026.vma", None),
+        ("", None),
+    ] {
+        assert_eq!(owner(name).map(Vmid::number), expect, "{name}");
+    }
+}

@@ -15,6 +15,7 @@ fn key(directory: Option<&str>, temp: &str) -> HostKey {
             port: None,
         },
         directory: directory.map(str::to_owned),
+        dataset: None,
         temp: temp.to_owned(),
     }
 }
@@ -47,7 +48,7 @@ end 1
 
 #[test]
 fn an_answer_is_read() {
-    let facts = parse("root@san", ANSWER).expect("in order");
+    let facts = parse("root@san", None, ANSWER).expect("in order");
     let path = facts.path.as_ref().expect("in order");
     assert_eq!(
         (facts.system.as_str(), facts.architecture.as_str()),
@@ -68,11 +69,11 @@ fn an_answer_is_read() {
 
 #[test]
 fn what_is_no_answer_is_said() {
-    let wrong = parse("h", "This account is restricted.\n").expect_err("not in order");
+    let wrong = parse("h", None, "This account is restricted.\n").expect_err("not in order");
     assert!(wrong.contains("did not run the question"), "{wrong}");
     let cut = ANSWER.replace("end 1\n", "");
     assert_eq!(
-        parse("h", &cut).expect_err("not in order"),
+        parse("h", None, &cut).expect_err("not in order"),
         "its answer was cut off"
     );
 }
@@ -124,7 +125,11 @@ fn ask_locally(shell: &[&str], key: &HostKey, vmids: &BTreeSet<Vmid>) -> Result<
         .map_err(|error| error.to_string())?;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    parse("here", &String::from_utf8_lossy(&output.stdout))
+    parse(
+        "here",
+        key.dataset.as_deref(),
+        &String::from_utf8_lossy(&output.stdout),
+    )
 }
 
 fn shells() -> Vec<Vec<&'static str>> {
@@ -211,10 +216,64 @@ fn nothing_is_asked_about_vmids_without_a_directory() {
     assert!(!line.ends_with("100"), "{line}");
 }
 
+/// What stands in for zfs and zpool: it answers as OpenZFS 2.3 does, refuses what is not asked of it, and never
+/// changes anything.
+const ZFS: &str = r#"#!/bin/sh
+case "$*" in
+version) printf 'zfs-2.3.9-1\nzfs-kmod-2.3.9-1\n' ;;
+"get -Hp -d 1 -t filesystem,volume -o name,property,value type,"*" tank/my data")
+  for name in "tank/my data" "tank/my data/vm-100-disk-0" "tank/my data/subvol-100-disk-1" "tank/my data/vm-1001-disk-0" \
+    "tank/my data/vm-300-disk-0" "tank/my data/other"; do
+    case $name in */subvol* | *a | */other) kind=filesystem ;; *) kind=volume ;; esac
+    printf '%s\ttype\t%s\n%s\tavailable\t1000\n%s\tvolsize\t5\n' "$name" $kind "$name" "$name"
+  done ;;
+"get -Hp -d 1 -t filesystem,volume -o name,property,value encryption,"*)
+  echo "bad property list: invalid property 'encryption'" >&2; exit 2 ;;
+"get -Hp all tank") printf 'tank\thealth\tONLINE\t-\ntank\tfeature@lz4_compress\tactive\tlocal\n' ;;
+*) echo "unexpected: $*" >&2; exit 2 ;;
+esac
+"#;
+
+#[test]
+fn real_shells_ask_zfs() {
+    let top = tempfile::tempdir().expect("in order");
+    for name in ["zfs", "zpool"] {
+        let file = top.path().join(name);
+        fs::write(&file, ZFS).expect("in order");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("in order");
+    }
+    let asked = HostKey {
+        dataset: Some("tank/my data".to_owned()),
+        ..key(None, "/tmp")
+    };
+    let path = format!("PATH={}:$PATH", top.path().display());
+    for shell in shells() {
+        let line = command(&asked, &vmids(&[100, 300])).line().to_owned();
+        let line = line.replacen("sh -c", &format!("{path} {} -c", shell.join(" ")), 1);
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(line)
+            .output()
+            .expect("in order");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{shell:?}");
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        let facts = parse("here", asked.dataset.as_deref(), &answer).expect("in order");
+        let zfs = facts.zfs.expect("in order");
+        assert_eq!(zfs.version, Some((2, 3)), "{shell:?}");
+        assert_eq!(zfs.health.as_deref(), Some("ONLINE"));
+        assert_eq!(zfs.available, Some(Bytes(1000)));
+        assert!(zfs.has("lz4_compress") && !zfs.has("encryption"));
+        let zvols: Vec<&String> = zfs.zvols.keys().collect();
+        assert_eq!(zvols, ["vm-100-disk-0", "vm-300-disk-0"], "{shell:?}");
+        assert_eq!(zfs.others, BTreeSet::from(["subvol-100-disk-1".to_owned()]));
+        assert_eq!(zfs.complaint, None, "{answer}");
+    }
+}
+
 proptest! {
     #[test]
-    fn no_answer_panics(text in "\\PC{0,200}", rest in "((path|temp|file|ssh|df|tool|end)[-a-z ]{0,12}[0-9% /]{0,20}\n){0,8}") {
-        let _ = parse("h", &text);
-        let _ = parse("h", &format!("proxmove-probe 1\n{rest}"));
+    fn no_answer_panics(text in "\\PC{0,200}", rest in "((path|temp|file|ssh|df|tool|zpool|dataset|allow|zfs-login|zfs-version|end)[-a-z ]{0,12}[0-9% /]{0,20}\n){0,8}") {
+        let _ = parse("h", None, &text);
+        let _ = parse("h", Some("tank"), &format!("proxmove-probe 1\n{rest}"));
     }
 }
