@@ -7,6 +7,7 @@ pub mod carry;
 pub mod engines;
 pub mod image;
 mod lines;
+mod porters;
 pub mod probe;
 mod stock;
 mod upload;
