@@ -33,7 +33,7 @@ stat -c 'there %b %B' -- "$1""#;
 ///
 /// A private directory for which temp has too long a name is elsewhere (`porter/direct.rs`), where it may be that of
 /// another move between the same numbers: there, only those whose maker is gone are removed.
-const TIDY: &str = r#"for left in /tmp/"proxmove-$2.agent-"* "${XDG_RUNTIME_DIR:-/tmp}/proxmove-$2.agent-"*; do
+pub(crate) const TIDY: &str = r#"for left in /tmp/"proxmove-$2.agent-"* "${XDG_RUNTIME_DIR:-/tmp}/proxmove-$2.agent-"*; do
 maker="${left#*.agent-}"; test -e "/proc/${maker%%-*}" || rm -rf -- "$left"; done
 cd "$1" 2>/dev/null || exit 0
 for kind in manifest seal stock agent; do rm -rf -- "proxmove-$2.$kind" "proxmove-$2.$kind-"*; done"#;
@@ -56,6 +56,11 @@ impl ImageEngine {
     pub fn with_direct(mut self, grant: GrantDirect) -> ImageEngine {
         self.porters.grant = Some(grant);
         self
+    }
+
+    /// Returns the porters, for another engine to share.
+    pub(crate) fn porters(&self) -> Porters {
+        self.porters.clone()
     }
 
     /// Runs a short porter command and returns what it printed. Puts a porter that was removed back, once.

@@ -1,7 +1,8 @@
 //! Acting on one volume: the trait [`Engine`], and what a pass is.
 //!
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
-//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `carry.rs` (how bytes get from host to host).
+//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices),
+//! `zfs/mod.rs` (snapshots), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
 pub mod engines;
@@ -11,6 +12,7 @@ mod porters;
 pub mod probe;
 mod stock;
 mod upload;
+pub mod zfs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +136,8 @@ pub struct Pair {
     /// Limit for this pair.
     pub limit: Option<Bandwidth>,
     /// Whether the mark of an interrupted move names the target volume. Then a pass takes it for ours although nothing
-    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file.
+    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file. A volume of ZFS
+    /// must have a snapshot in common with its source, and nothing newer.
     pub adopt: bool,
 }
 
@@ -163,7 +166,7 @@ pub enum VolumeState {
     TargetNewer,
     /// A final pass completed, and neither side has been written to since (same size and times as the seal says).
     Synced {
-        /// BLAKE3 over the content, in hexadecimal.
+        /// BLAKE3 over the content, in hexadecimal; between ZFS and ZFS `zfs guid 1234`, the final snapshot of both.
         digest: String,
     },
     /// A file is at the target's path that is not ours.
@@ -190,7 +193,7 @@ pub struct PassReport {
     pub progress: Progress,
     /// How long it took.
     pub duration: Duration,
-    /// BLAKE3 over the content, in hexadecimal; only of a final pass.
+    /// BLAKE3 over the content, in hexadecimal, or `zfs guid 1234`; only of a final pass.
     pub digest: Option<String>,
     /// Bytes on the target's disk that were not what had been written there, and were replaced. More than none means
     /// that the target's storage does not keep what it is given.
