@@ -26,9 +26,9 @@ async fn three_volumes_in_rounds_and_the_way_back() {
         return;
     };
     let volumes = [
-        ("scsi0", 64 * MIB, "-o volblocksize=8k"),
-        ("scsi1", 48 * MIB, "-o volblocksize=16k"),
-        ("virtio2", 96 * MIB, "-s -o volblocksize=16k"),
+        ("scsi0", 24 * MIB, "-o volblocksize=8k"),
+        ("scsi1", 16 * MIB, "-o volblocksize=16k"),
+        ("virtio2", 64 * MIB, "-s -o volblocksize=16k"),
     ];
     let mut pairs = Vec::new();
     for (drive, size, how) in volumes {
@@ -179,7 +179,7 @@ async fn little_travels_when_little_was_written() {
     let size = 256 * MIB;
     let pair = lab.pair("565-127", "scsi0", size).await;
     lab.create(&pair, size, "-s -o volblocksize=16k").await;
-    lab.fill(&pair, 0, 128).await;
+    lab.fill(&pair, 0, 64).await;
     let engine = lab.engine();
     let pairs = [pair];
     engine.prepare(&pairs).await.unwrap();

@@ -74,10 +74,12 @@ impl Porters {
         let receive = Command::new(&target).arg("porter").args(receive);
         let carried = match pair.route {
             Route::Relay => {
-                let receiver = pair.target.shell.stream(&receive).await;
-                let receiver = receiver.map_err(|source| host(operation, pair, source))?;
-                let sender = pair.source.shell.stream(&send).await;
-                let sender = sender.map_err(|source| host(operation, pair, source))?;
+                // Each is a login; the guest may be waiting.
+                let (receiver, sender) = tokio::try_join!(
+                    pair.target.shell.stream(&receive),
+                    pair.source.shell.stream(&send)
+                )
+                .map_err(|source| host(operation, pair, source))?;
                 carry::relay(sender, receiver, tell).await
             }
             Route::Direct => {

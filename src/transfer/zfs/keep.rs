@@ -19,8 +19,11 @@ use crate::transfer::{Pair, TransferError};
 /// How often something busy is tried to be destroyed: udev looks into a new device for a moment.
 const TRIES: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(500);
+/// What zfs says of a hold that is there.
+const HELD: &str = "tag already exists";
 
-/// Marks snapshots on the target that came from this move and do not say so yet.
+/// Marks and holds snapshots on the target that came from this move and do not say so yet: the next increment starts
+/// from the newest of them.
 pub(crate) async fn mark_received(
     pair: &Pair,
     operation: &'static str,
@@ -49,32 +52,38 @@ pub(crate) async fn mark_received(
     Ok(())
 }
 
-/// Holds a snapshot on the target, and remembers its place on the source, so that the next increment can start from it.
+/// Holds a snapshot on the target, should nobody do so.
 pub(crate) async fn hold(
     pair: &Pair,
     operation: &'static str,
-    snapshot: &str,
+    target: &Volume,
+    snapshot: &Snapshot,
 ) -> Result<(), TransferError> {
-    let there = dataset(pair, Side::Target, operation)?;
-    let command = syntax::hold(&[there], snapshot);
-    must_or(
-        pair,
-        Side::Target,
-        operation,
-        &command,
-        &["tag already exists"],
-    )
-    .await?;
-    let here = dataset(pair, Side::Source, operation)?;
-    let output = run(
-        pair,
-        Side::Source,
-        operation,
-        &syntax::bookmark(here, snapshot),
-    )
-    .await?;
+    if snapshot.held {
+        return Ok(());
+    }
+    let command = syntax::hold(&[&target.dataset], &snapshot.name);
+    must_or(pair, Side::Target, operation, &command, &[HELD]).await
+}
+
+/// Remembers the place of a snapshot on the source: a second way to the next increment.
+pub(crate) async fn bookmark(
+    pair: &Pair,
+    operation: &'static str,
+    source: &Volume,
+    snapshot: &Snapshot,
+) -> Result<(), TransferError> {
+    if source
+        .bookmarks
+        .iter()
+        .any(|known| known.guid == snapshot.guid)
+    {
+        return Ok(());
+    }
+    let command = syntax::bookmark(&source.dataset, &snapshot.name);
+    let output = run(pair, Side::Source, operation, &command).await?;
     if output.exit != Exit::Code(0) {
-        // Not every pool has bookmarks; they are the second way only.
+        // Not every pool has bookmarks of every volume.
         log::debug!("{}", words(&output));
     }
     Ok(())
@@ -136,11 +145,17 @@ async fn destroy_snapshot(
     snapshot: &Snapshot,
 ) -> Result<(), TransferError> {
     let name = &snapshot.name;
-    if snapshot.held {
-        attempt(pair, side, operation, &syntax::release(dataset, name)).await?;
-    }
-    let command = syntax::destroy_snapshot(dataset, name);
+    let destroy = syntax::destroy_snapshot(dataset, name);
+    let command = if snapshot.held {
+        syntax::release(dataset, name).and(&destroy)
+    } else {
+        destroy.clone()
+    };
     if attempt(pair, side, operation, &command).await? || !snapshot.held {
+        return Ok(());
+    }
+    // Held by others, or by us no longer.
+    if attempt(pair, side, operation, &destroy).await? {
         return Ok(());
     }
     let holders = run(pair, side, operation, &syntax::holds(dataset, name)).await?;

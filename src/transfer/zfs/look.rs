@@ -90,44 +90,37 @@ pub(crate) async fn look(
         datasets.push(dataset(pair, side, operation)?);
     }
     let command = syntax::look(&datasets);
-    let output = run(pair, side, operation, &command).await?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if output.exit != Exit::Code(0) && !syntax::only_missing(&errors) {
-        return Err(refused(pair, side, operation, &command, &output));
-    }
-    let printed = String::from_utf8_lossy(&output.stdout);
-    Ok(syntax::read_volumes(&printed, &datasets))
+    asked(pair, side, operation, &command, &datasets).await
 }
 
-/// Asks about one end of a pair, after its pool wrote out what it only remembered.
+/// Asks about one end of a pair, after its pool wrote out what it only remembered, and how much was written to it since
+/// a snapshot.
 pub(crate) async fn look_closely(
     pair: &Pair,
     side: Side,
     operation: &'static str,
+    since: Option<&str>,
 ) -> Result<Option<Volume>, TransferError> {
     let dataset = dataset(pair, side, operation)?;
-    // Who may not do this is told about writes some seconds later.
-    let output = run(pair, side, operation, &syntax::write_out(dataset)).await?;
-    if output.exit != Exit::Code(0) {
-        log::debug!("{}", words(&output));
-    }
-    Ok(look(&[pair], side, operation)
-        .await?
-        .into_iter()
-        .next()
-        .flatten())
+    let command = syntax::look_closely(dataset, since);
+    let found = asked(pair, side, operation, &command, &[dataset]).await?;
+    Ok(found.into_iter().next().flatten())
 }
 
-/// Asks how much was written after a snapshot; `None` when there is no such snapshot.
-pub(crate) async fn written_since(
+async fn asked(
     pair: &Pair,
     side: Side,
     operation: &'static str,
-    snapshot: &str,
-) -> Result<Option<u64>, TransferError> {
-    let command = syntax::written_since(dataset(pair, side, operation)?, snapshot);
-    let printed = must(pair, side, operation, &command).await?;
-    Ok(printed.trim().parse().ok())
+    command: &Command,
+    datasets: &[&str],
+) -> Result<Vec<Option<Volume>>, TransferError> {
+    let output = run(pair, side, operation, command).await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.exit != Exit::Code(0) && !syntax::only_missing(&errors) {
+        return Err(refused(pair, side, operation, command, &output));
+    }
+    let printed = String::from_utf8_lossy(&output.stdout);
+    Ok(syntax::read_volumes(&printed, datasets))
 }
 
 /// Returns an error about a host.
@@ -154,7 +147,10 @@ pub(crate) fn refused(
     output: &Output,
 ) -> TransferError {
     let brief = command.brief();
-    let name: Vec<&str> = brief.split(' ').take(2).collect();
+    let name: Vec<&str> = match brief.starts_with("zfs ") {
+        true => brief.split(' ').take(2).collect(),
+        false => vec!["zfs get"],
+    };
     let reason = format!("{} {}: {}", name.join(" "), output.exit, words(output));
     trouble(pair, side, operation, reason)
 }

@@ -33,7 +33,7 @@ use super::porters::Porters;
 use super::{Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState};
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
-use look::{look, look_closely, must, must_or, trouble, written_since};
+use look::{look, look_closely, must, must_or, trouble};
 use syntax::Snapshot;
 
 /// The engine for ZFS to ZFS. One value serves all pairs of a run.
@@ -97,9 +97,8 @@ impl Engine for ZfsEngine {
                 datasets.push(look::dataset(pair, Side::Source, operation)?);
             }
             let take = syntax::snapshot(&datasets, &name, &of);
+            let take = take.and(&syntax::hold(&datasets, &name));
             must(group[0], Side::Source, operation, &take).await?;
-            let hold = syntax::hold(&datasets, &name);
-            must(group[0], Side::Source, operation, &hold).await?;
         }
         Ok(())
     }
@@ -107,7 +106,7 @@ impl Engine for ZfsEngine {
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
         const OPERATION: &str = "look at the target";
         let claim = claim(pair);
-        let Some(target) = look_closely(pair, Side::Target, OPERATION).await? else {
+        let Some(target) = look_closely(pair, Side::Target, OPERATION, None).await? else {
             return Ok(VolumeState::Absent);
         };
         if !decide::is_target(&target, &claim) || target.kind != "volume" {
@@ -116,23 +115,31 @@ impl Engine for ZfsEngine {
         let partial = VolumeState::Partial {
             in_place: Bytes(target.content),
         };
-        let Some(source) = look_closely(pair, Side::Source, "look at the source").await? else {
+        const OF_SOURCE: &str = "look at the source";
+        let source = look(&[pair], Side::Source, OF_SOURCE).await?;
+        let Some(source) = source.into_iter().next().flatten() else {
             return Ok(partial);
         };
         let Some((here, there)) = decide::sealed(&source, &target, &claim) else {
             return Ok(partial);
         };
-        let after = written_since(pair, Side::Source, OPERATION, &here.name).await?;
-        if after != Some(0) {
-            return Ok(VolumeState::SourceNewer);
-        }
-        let after = written_since(pair, Side::Target, OPERATION, &there.name).await?;
-        Ok(if after == Some(0) {
-            VolumeState::Synced {
-                digest: proof(here.guid),
+        let since = |side, snapshot: &Snapshot, operation| {
+            let name = snapshot.name.clone();
+            async move {
+                let volume = look_closely(pair, side, operation, Some(&name)).await?;
+                Ok::<_, TransferError>(volume.and_then(|volume| volume.since))
             }
-        } else {
-            VolumeState::TargetNewer
+        };
+        let (source_since, target_since) = tokio::try_join!(
+            since(Side::Source, here, OF_SOURCE),
+            since(Side::Target, there, OPERATION)
+        )?;
+        Ok(match (source_since, target_since) {
+            (Some(0), Some(0)) => VolumeState::Synced {
+                digest: proof(here.guid),
+            },
+            (Some(0), _) => VolumeState::TargetNewer,
+            _ => VolumeState::SourceNewer,
         })
     }
 
@@ -152,8 +159,8 @@ impl Engine for ZfsEngine {
         let source = look(&[pair], Side::Source, OPERATION).await?;
         let source = source.into_iter().next().flatten();
         let target = look(&[pair], Side::Target, OPERATION).await?;
+        // Whosever the target is by now: of its snapshots only those go that carry our mark.
         let target = target.into_iter().next().flatten();
-        let target = target.filter(|target| decide::is_target(target, &claim));
         let common: Option<(Snapshot, Snapshot)> = match (&source, &target) {
             (Some(source), Some(target)) => {
                 decide::common(source, target).map(|(here, there)| (here.clone(), there.clone()))

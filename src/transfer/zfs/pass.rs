@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::decide::{self, Claim, Decision, Next, Refusal};
-use super::look::{self, look, look_closely, run, trouble, words};
+use super::look::{self, look_closely, run, trouble, words};
 use super::syntax::{self, Snapshot, Stream, Volume};
 use super::{ZfsEngine, keep, refusal};
 use crate::host::Exit;
@@ -45,11 +45,11 @@ pub(crate) async fn carry(
         busy: None,
     };
     let (source, target) = work.reach().await?;
-    let guid = work.settle(&source, &target).await?;
     let digest = match pass {
         Pass::Precopy => None,
-        Pass::Final(_) => Some(work.verify(guid).await?),
+        Pass::Final(_) => Some(work.verify(&source, &target)?),
     };
+    work.settle(pass, &source, &target).await?;
     Ok(PassReport {
         progress: work.progress,
         duration: started.elapsed(),
@@ -77,9 +77,14 @@ struct Work<'a> {
 impl Work<'_> {
     /// Does what is to be done until the target has the goal; returns both sides as they are then.
     async fn reach(&mut self) -> Result<(Volume, Volume), TransferError> {
+        let mut goal: Option<String> = None;
         for _ in 0..STEPS {
-            let source = self.source().await?;
-            let mut target = look_closely(self.pair, Side::Target, self.operation).await?;
+            let since = goal.as_deref();
+            let (source, mut target) = tokio::try_join!(
+                self.source(since),
+                look_closely(self.pair, Side::Target, self.operation, None)
+            )?;
+            goal = decide::goal(&source, &self.claim).map(|goal| goal.name.clone());
             if let Some(target) = &mut target {
                 keep::mark_received(self.pair, self.operation, &self.claim, &source, target)
                     .await?;
@@ -89,7 +94,10 @@ impl Work<'_> {
                 decided.map_err(|refused| refusal(self.pair, self.operation, &refused))?;
             log::info!("{}: {next}: {because}", self.pair.drive);
             match (next, target) {
-                (Next::Nothing, Some(target)) => return Ok((source, target)),
+                // Looked at once more when it was not known yet what may not have been written since.
+                (Next::Nothing, Some(target)) if source.since.is_some() => {
+                    return Ok((source, target));
+                }
                 (Next::Carry(stream), target) => {
                     if let Some((failed, error)) = self.trouble.take()
                         && failed == stream
@@ -105,6 +113,7 @@ impl Work<'_> {
                 (Next::Restart, Some(target)) => {
                     keep::destroy_target(self.pair, self.operation, &self.claim, &target).await?;
                 }
+                (Next::Nothing, Some(_)) => {}
                 // Decided of a target that is there.
                 (Next::Nothing | Next::Back { .. } | Next::Restart, None) => {}
             }
@@ -113,9 +122,8 @@ impl Work<'_> {
         Err(self.trouble(Side::Target, reason.to_owned()))
     }
 
-    async fn source(&self) -> Result<Volume, TransferError> {
-        let found = look(&[self.pair], Side::Source, self.operation).await?;
-        match found.into_iter().next().flatten() {
+    async fn source(&self, since: Option<&str>) -> Result<Volume, TransferError> {
+        match look_closely(self.pair, Side::Source, self.operation, since).await? {
             Some(volume) => Ok(volume),
             None => {
                 let name = look::dataset(self.pair, Side::Source, self.operation)?;
@@ -217,62 +225,82 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Secures what was reached and lets go of what it supersedes; returns the guid of the goal.
-    async fn settle(&self, source: &Volume, target: &Volume) -> Result<u64, TransferError> {
+    /// Secures what was reached and lets go of what it supersedes; after a final pass that is left to tidying, since the
+    /// guest waits.
+    async fn settle(
+        &self,
+        pass: Pass,
+        source: &Volume,
+        target: &Volume,
+    ) -> Result<(), TransferError> {
         let (pair, operation) = (self.pair, self.operation);
-        let Some(goal) = decide::goal(source, &self.claim) else {
+        let (here, there) = self.reached(source, target)?;
+        keep::hold(pair, operation, target, there).await?;
+        keep::reserve(pair, operation, target).await?;
+        if pass != Pass::Precopy {
+            return Ok(());
+        }
+        keep::bookmark(pair, operation, source, here).await?;
+        let none = |_: &Snapshot| false;
+        let prune = |side, volume, kept| {
+            keep::prune(
+                pair,
+                side,
+                operation,
+                &self.claim,
+                volume,
+                Some(kept),
+                &none,
+            )
+        };
+        tokio::try_join!(
+            prune(Side::Source, source, here.name.as_str()),
+            prune(Side::Target, target, there.name.as_str())
+        )?;
+        Ok(())
+    }
+
+    /// Returns the goal as both sides know it.
+    fn reached<'a>(
+        &self,
+        source: &'a Volume,
+        target: &'a Volume,
+    ) -> Result<(&'a Snapshot, &'a Snapshot), TransferError> {
+        let goal = decide::goal(source, &self.claim);
+        let both = goal.and_then(|here| Some((here, target.snapshot(here.guid)?)));
+        both.ok_or_else(|| {
             let gone = Refusal::NoGoal {
                 source_volume: source.dataset.clone(),
             };
-            return Err(refusal(pair, operation, &gone));
-        };
-        keep::hold(pair, operation, &goal.name).await?;
-        keep::reserve(pair, operation, target).await?;
-        let none = |_: &Snapshot| false;
-        for (side, volume) in [(Side::Source, source), (Side::Target, target)] {
-            let keep = volume.snapshot(goal.guid);
-            let keep = keep.map(|snapshot| snapshot.name.as_str());
-            keep::prune(pair, side, operation, &self.claim, volume, keep, &none).await?;
-        }
-        Ok(goal.guid)
+            refusal(self.pair, self.operation, &gone)
+        })
     }
 
     /// Proves that the target equals the source and that neither was written to since; returns the proof.
     ///
     /// ZFS checked every record of the stream and checks every block it reads from a disk; what remains is that both
-    /// sides stand at the same snapshot, which the guid says, and that nothing came after it.
-    async fn verify(&self, guid: u64) -> Result<String, TransferError> {
-        let (pair, operation) = (self.pair, self.operation);
-        let target = look_closely(pair, Side::Target, operation).await?;
-        let newest = target.as_ref().and_then(Volume::newest);
-        let (Some(target), Some(newest)) = (&target, newest) else {
-            return Err(self.trouble(Side::Target, "the volume is gone again".to_owned()));
-        };
-        if newest.guid != guid || target.written > 0 {
+    /// sides stand at the same snapshot, which the guid says, and that nothing came after it. Both were looked at after
+    /// the stream ended.
+    fn verify(&self, source: &Volume, target: &Volume) -> Result<String, TransferError> {
+        let (here, there) = self.reached(source, target)?;
+        if target.newest() != Some(there) || target.written > 0 {
             let written = Refusal::Written {
                 target: target.dataset.clone(),
-                common: newest.name.clone(),
+                common: there.name.clone(),
                 written: Bytes(target.written),
                 reason: "while it was copied",
             };
-            return Err(refusal(pair, operation, &written));
+            return Err(refusal(self.pair, self.operation, &written));
         }
-        let source = look_closely(pair, Side::Source, operation).await?;
-        let name = source.as_ref().and_then(|source| source.snapshot(guid));
-        let Some(name) = name.map(|snapshot| snapshot.name.as_str()) else {
-            let reason = format!("the final snapshot (guid {guid}) is gone");
-            return Err(self.trouble(Side::Source, reason));
-        };
-        match look::written_since(pair, Side::Source, operation, name).await? {
-            Some(0) => Ok(super::proof(guid)),
-            written => {
-                let reason = format!(
-                    "the source was written to ({}) after its final snapshot {name}; is the guest really stopped?",
-                    Bytes(written.unwrap_or(0))
-                );
-                Err(self.trouble(Side::Source, reason))
-            }
+        if source.since == Some(0) {
+            return Ok(super::proof(here.guid));
         }
+        let reason = format!(
+            "the source was written to ({}) after its final snapshot {}; is the guest really stopped?",
+            Bytes(source.since.unwrap_or(0)),
+            here.name
+        );
+        Err(self.trouble(Side::Source, reason))
     }
 }
 

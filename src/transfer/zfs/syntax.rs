@@ -41,6 +41,8 @@ pub(crate) struct Volume {
     pub(crate) guid: u64,
     /// Bytes written since the newest snapshot, as of the pool's last transaction group.
     pub(crate) written: u64,
+    /// Bytes written since the snapshot that was asked about.
+    pub(crate) since: Option<u64>,
     /// Bytes of content.
     pub(crate) content: u64,
     /// Bytes reserved for it.
@@ -86,8 +88,25 @@ fn zfs(verb: &str) -> Command {
     env().arg("zfs").arg(verb)
 }
 
+/// Has a pool write out what it only remembers, which no count includes before that, and then runs zfs. Who may not do
+/// the first sees what was written some seconds later.
+const CLOSELY: &str = r#"zpool sync -- "$1" 2>/dev/null >&2; shift; exec zfs "$@""#;
+
 /// Asks all about some datasets and what hangs on them.
 pub(crate) fn look(datasets: &[&str]) -> Command {
+    zfs("get").args(look_arguments(None)).args(datasets)
+}
+
+/// Asks all about one dataset after its pool wrote everything out, and how much was written to it since a snapshot.
+pub(crate) fn look_closely(dataset: &str, since: Option<&str>) -> Command {
+    let pool = dataset.split('/').next().unwrap_or(dataset);
+    env()
+        .args(["sh", "-c", CLOSELY, "proxmove", pool, "get"])
+        .args(look_arguments(since))
+        .arg(dataset)
+}
+
+fn look_arguments(since: Option<&str>) -> Vec<String> {
     const PROPERTIES: [&str; 9] = [
         "type",
         "guid",
@@ -99,26 +118,21 @@ pub(crate) fn look(datasets: &[&str]) -> Command {
         "receive_resume_token",
         MARK,
     ];
-    zfs("get")
-        .args(["-Hp", "-d", "1"])
-        .args(["-t", "filesystem,volume,snapshot,bookmark"])
-        .args(["-o", "name,property,value,source"])
-        .arg(PROPERTIES.join(","))
-        .args(datasets)
-}
-
-/// Has the pool write out what it only remembers, which no count includes before that.
-pub(crate) fn write_out(dataset: &str) -> Command {
-    let pool = dataset.split('/').next().unwrap_or(dataset);
-    env().args(["zpool", "sync", "--", pool])
-}
-
-/// Asks how much was written to a volume after a snapshot of it.
-pub(crate) fn written_since(dataset: &str, snapshot: &str) -> Command {
-    zfs("get")
-        .args(["-Hp", "-o", "value"])
-        .arg(format!("written@{snapshot}"))
-        .arg(dataset)
+    let mut properties = PROPERTIES.map(String::from).to_vec();
+    properties.extend(since.map(|snapshot| format!("written@{snapshot}")));
+    let mut arguments = [
+        "-Hp",
+        "-d",
+        "1",
+        "-t",
+        "filesystem,volume,snapshot,bookmark",
+        "-o",
+        "name,property,value,source",
+    ]
+    .map(String::from)
+    .to_vec();
+    arguments.push(properties.join(","));
+    arguments
 }
 
 /// Takes one snapshot of all datasets at the same moment, marked as of the move.
@@ -344,6 +358,8 @@ impl Volume {
             "refreservation" => self.reserved = count(value),
             "receive_resume_token" => self.token = Some(value.to_owned()).filter(|it| it != "-"),
             MARK => self.mark = own(value, source),
+            // Without such a snapshot there is no number.
+            _ if property.starts_with("written@") => self.since = value.parse().ok(),
             _ => {}
         }
     }
@@ -442,6 +458,7 @@ mod tests {
                 kind: "volume",
                 guid: 77,
                 written: 8192,
+                since: None,
                 content: 4096,
                 reserved: 0,
                 token: Some(
