@@ -93,6 +93,8 @@ async fn three_volumes_in_rounds_and_the_way_back() {
             .await;
         let sparse = pair.target.zvol.as_ref().unwrap().sparse;
         assert_eq!(reserved == "0", sparse, "{}: {reserved}", pair.drive);
+        engine.tidy(pair).await.unwrap();
+        engine.tidy(pair).await.unwrap();
         let guids =
             |name: String| format!("zfs list -Hp -t snapshot -o guid -s createtxg -d 1 {name}");
         let (here, there) = (
@@ -105,8 +107,6 @@ async fn three_volumes_in_rounds_and_the_way_back() {
             "superseded snapshots are gone: {here}"
         );
         assert_eq!(here, there);
-        engine.tidy(pair).await.unwrap();
-        engine.tidy(pair).await.unwrap();
         let left = lab
             .b(&format!(
                 "zfs list -Hp -t snapshot -o name,proxmove:move,userrefs -d 1 {}",

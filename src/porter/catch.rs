@@ -189,3 +189,112 @@ impl Catcher {
         program.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::pour::{self, pour};
+    use super::*;
+
+    fn teller() -> Teller {
+        Teller::new(Box::new(std::io::sink()))
+    }
+
+    /// Pours what `make` prints into what `take` reads; with `cut`, the connection ends after so many bytes.
+    fn run(
+        make: &str,
+        take: &str,
+        cut: Option<usize>,
+    ) -> (Result<u64, String>, Result<(), String>) {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let (sender, door) = match cut {
+            None => (here, None),
+            Some(cut) => {
+                let (sender, door) = UnixStream::pair().expect("a pair");
+                (sender, Some((door, here, cut)))
+            }
+        };
+        let take = take.to_owned();
+        let catching = std::thread::spawn(move || {
+            let output = there.try_clone().expect("a clone");
+            catch(&take, there, output, &teller()).map_err(|error| error.to_string())
+        });
+        let passing = door.map(|(mut from, mut to, cut)| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let read = Read::by_ref(&mut from)
+                    .take(cut as u64)
+                    .read_to_end(&mut bytes);
+                let written = read.and_then(|_| to.write_all(&bytes));
+                let _ = to.shutdown(Shutdown::Both);
+                let _ = from.shutdown(Shutdown::Both);
+                written.map(drop)
+            })
+        });
+        let order = pour::Order {
+            run: make.to_owned(),
+            total: 0,
+            limit: None,
+        };
+        let input = sender.try_clone().expect("a clone");
+        let poured = pour(&order, input, sender, &teller())
+            .map(|outcome| outcome.counts.carried)
+            .map_err(|error| error.to_string());
+        if let Some(passing) = passing {
+            // It may have found the other side gone.
+            let _ = passing.join();
+        }
+        (poured, catching.join().expect("no panic"))
+    }
+
+    #[test]
+    fn what_is_poured_is_caught() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("caught");
+        let take = format!("sh -c 'cat > {}'", file.display());
+        let make = "sh -c 'seq 1 300000; head -c 300000 /dev/zero'";
+        let (poured, caught) = run(make, &take, None);
+        assert_eq!(caught, Ok(()));
+        let bytes = std::fs::read(&file).expect("a file");
+        assert_eq!(poured, Ok(bytes.len() as u64));
+        assert!(bytes.starts_with(b"1\n2\n") && bytes.ends_with(&[0; 300_000]));
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_never_looks_complete() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for cut in [0, 10, 70_000, 200_000] {
+            let file = directory.path().join(cut.to_string());
+            // As zfs receive does, it keeps what came, and is done before the catcher is.
+            let take = format!("sh -c 'cat > {}; echo cut off >&2; exit 1'", file.display());
+            let (poured, caught) = run("head -c 3000000 /dev/urandom", &take, Some(cut));
+            assert!(poured.is_err() && caught.is_err(), "{cut}");
+            let kept = std::fs::metadata(&file).map_or(0, |file| file.len());
+            assert!(kept as usize <= cut && kept % 65536 == 0, "{cut}: {kept}");
+        }
+    }
+
+    #[test]
+    fn the_end_that_failed_is_named_on_both_sides() {
+        let failing = "sh -c 'echo one; echo no such snapshot >&2; exit 3'";
+        let (poured, caught) = run(failing, "sh -c 'cat >/dev/null'", None);
+        let reason = "zfs send exited with 3: no such snapshot";
+        assert_eq!(poured, Err(reason.to_owned()));
+        assert_eq!(caught, Err(reason.to_owned()));
+        let full = "sh -c 'head -c 100 >/dev/null; echo out of space >&2; exit 1'";
+        let (poured, caught) = run("cat /dev/zero", full, None);
+        let reason = "zfs receive exited with 1: out of space";
+        assert_eq!(caught, Err(reason.to_owned()));
+        assert_eq!(poured, Err(reason.to_owned()));
+    }
+
+    #[test]
+    fn without_content_nothing_is_run() {
+        let (poured, caught) = run("false", "touch /nonexistent/file", None);
+        assert_eq!(poured, Err("zfs send exited with 1".to_owned()));
+        assert_eq!(caught, Err("zfs send exited with 1".to_owned()));
+    }
+}

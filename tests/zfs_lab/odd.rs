@@ -166,9 +166,9 @@ async fn a_full_pool_and_an_encrypted_volume() {
     };
     let (engine, mut pair) = start(&lab, "565-135").await;
     lab.b(
-        "zpool destroy small 2>/dev/null; rm -f /var/tmp/small; truncate -s 80M /var/tmp/small &&
-         zpool create small /var/tmp/small && zfs create -V 8M -s small/x && udevadm settle &&
-         dd if=/dev/urandom of=/dev/zvol/small/x bs=1M count=8 status=none && zfs create -o refreservation=24M small/r",
+        "zpool destroy small 2>/dev/null; rm -f /var/tmp/small; truncate -s 256M /var/tmp/small &&
+         zpool create small /var/tmp/small && free=$(zfs get -Hp -o value available small) &&
+         zfs create -o refreservation=$((free - 10 * 1048576)) small/r",
     )
     .await;
     let usual = pair.target.clone();
@@ -181,8 +181,7 @@ async fn a_full_pool_and_an_encrypted_volume() {
         "{refused}"
     );
     // With room, the same call goes on.
-    lab.b("zfs set refreservation=none small/r; zfs destroy small/x")
-        .await;
+    lab.b("zfs set refreservation=none small/r").await;
     pass(&engine, &pair, FINAL).await.unwrap();
     assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
     lab.b(

@@ -202,6 +202,8 @@ impl Engine for ZfsEngine {
             if decide::is_marked(&target, &claim) {
                 keep::destroy_target(pair, OPERATION, &claim, &target).await?;
             } else if !claim.adopt {
+                // Our snapshots of the source have no use here.
+                self.tidy(pair).await?;
                 return Err(TransferError::Foreign {
                     address: pair.target.shell.address().to_owned(),
                     path: target.dataset,
