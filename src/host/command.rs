@@ -61,12 +61,21 @@ impl Command {
         &self.line
     }
 
-    /// Returns the first words, for messages.
+    /// Returns the first words, for messages; without the environment they are run in.
     pub fn brief(&self) -> String {
         const WIDTH: usize = 60;
-        match self.line.char_indices().nth(WIDTH) {
-            Some((end, _)) => format!("{}...", &self.line[..end]),
-            None => self.line.clone(),
+        let mut line = self.line.as_str();
+        if let Some(mut rest) = line.strip_prefix("env ") {
+            while let Some((setting, behind)) = rest.split_once(' ')
+                && setting.contains('=')
+            {
+                rest = behind;
+            }
+            line = rest;
+        }
+        match line.char_indices().nth(WIDTH) {
+            Some((end, _)) => format!("{}...", &line[..end]),
+            None => line.to_owned(),
         }
     }
 }
@@ -100,6 +109,8 @@ mod tests {
             .arg("a b;rm -rf $x")
             .line()
             .to_owned();
+        let zfs = Command::new("env").args(["LC_ALL=C", "PATH=/sbin", "zfs", "list"]);
+        assert_eq!(zfs.brief(), "zfs list");
         assert_eq!(line, r"printf %s 'it'\''s' '' 'a b;rm -rf $x'");
     }
 }

@@ -164,7 +164,10 @@ impl SshShell {
 /// compiled with this flag wherever threads are in.
 fn knows_threads(compiler_flags: &str) -> bool {
     let linux = cfg!(target_os = "linux");
-    !linux || compiler_flags.split_whitespace().any(|flag| flag == "-pthread")
+    !linux
+        || compiler_flags
+            .split_whitespace()
+            .any(|flag| flag == "-pthread")
 }
 
 #[async_trait]

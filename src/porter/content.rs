@@ -381,10 +381,7 @@ impl Plan {
                     };
                     if extent.zero && whole > next {
                         let count = (whole - next).min(LONGEST_RUN);
-                        (
-                            Turn::Planned(Ok(Piece::Zero { first: next, count })),
-                            count,
-                        )
+                        (Turn::Planned(Ok(Piece::Zero { first: next, count })), count)
                     } else {
                         // A chunk that begins with a hole is read alone.
                         let end = extent.end.max(offset + 1).next_multiple_of(chunk);

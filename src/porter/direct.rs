@@ -1,7 +1,7 @@
 //! The direct route: this host connects to the target host itself, with the operator's keys and nothing left behind.
 //!
 //! ```text
-//!  operator <== standard input and output ==> this porter <-- private socket -- ssh ==> porter receive
+//!  operator <== standard input and output ==> this porter <-- private socket -- ssh ==> the other porter
 //! ```
 //! Requests that ssh makes of its agent travel to the operator and are answered there (or refused); the data goes
 //! straight to the target. The host key that the operator's machine verified is the only one accepted. Nothing of it
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::TARGET_ALIAS;
 use super::error::PorterError;
 use super::places::Places;
-use super::send::{self, Order, Outcome};
+use super::send::Outcome;
 use super::tell::{Line, Teller};
 
 /// The number under which the operator sends the target's host keys, before anything else.
@@ -49,8 +49,11 @@ pub(crate) struct Door {
     pub(crate) places: Places,
 }
 
-/// Runs one pass to a receiver on another host.
-pub(crate) fn send(order: &Order, door: &Door, teller: &Teller) -> Result<Outcome, PorterError> {
+/// Connects to the receiver on another host and runs `work` with the streams from and to it.
+pub(crate) fn through(
+    door: &Door,
+    work: impl FnOnce(ChildStdout, ChildStdin) -> Result<Outcome, PorterError>,
+) -> Result<Outcome, PorterError> {
     if door.host.starts_with('-') || door.host.is_empty() {
         return Err(PorterError::Usage(format!("no host '{}'", door.host)));
     }
@@ -76,7 +79,7 @@ pub(crate) fn send(order: &Order, door: &Door, teller: &Teller) -> Result<Outcom
     };
     let words = Arc::new(Mutex::new(VecDeque::new()));
     let listening = listen(errors, Arc::clone(&words));
-    let sent = send::send(order, input, output, teller);
+    let sent = work(input, output);
     let exit = settle(&mut child);
     // Its other end is closed now that ssh is gone.
     let _ = listening.join();

@@ -70,6 +70,16 @@ pub(crate) enum PorterError {
         /// Seconds after which a silent receiver ends.
         patience: u64,
     },
+    /// A command of the host's own did not do what it was run for.
+    #[error("{program} {how}{}{words}", if .words.is_empty() { "" } else { ": " })]
+    Program {
+        /// Its first words.
+        program: String,
+        /// "exited with 1", "gave nothing for 300 seconds" ...
+        how: String,
+        /// The last lines it wrote to standard error.
+        words: String,
+    },
     /// The other side spoke something else than expected.
     #[error("the other side sent {0}")]
     Protocol(String),
@@ -117,6 +127,7 @@ impl PorterError {
             PorterError::SourceChanged { .. } => "source-changed",
             PorterError::Unsupported(_) => "unsupported",
             PorterError::Busy { .. } => "busy",
+            PorterError::Program { .. } => "program",
             PorterError::Protocol(_) => "protocol",
             PorterError::Gone => "gone",
             PorterError::NoAnswer => "no-answer",
@@ -150,6 +161,7 @@ impl PorterError {
             PorterError::Usage(_)
             | PorterError::Digest
             | PorterError::Unsupported(_)
+            | PorterError::Program { .. }
             | PorterError::Protocol(_)
             | PorterError::Gone
             | PorterError::NoAnswer

@@ -3,6 +3,8 @@
 //! ```text
 //!  proxmove porter send ...      reads a volume, sends what the other side lacks     (source host)
 //!  proxmove porter receive ...   says what it has, writes what it lacks              (target host)
+//!  proxmove porter pour ...      runs a command, sends its output                    (source host)
+//!  proxmove porter catch ...     runs a command, feeds it what was sent              (target host)
 //!  proxmove porter observe ...   what is there of a target                           (target host)
 //!  proxmove porter state ...     size and times of a source                          (source host)
 //!  proxmove porter discard ...   removes a target volume that is ours                (target host)
@@ -14,9 +16,12 @@
 //! manifest of ours does not name. It needs no state from an earlier run but the manifest on the target.
 //!
 //! Read next: `chunk.rs`, `pages.rs` and `wire.rs` (the values), `send.rs`, `peer.rs`, `question.rs`, `receive.rs`,
-//! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs`, `device.rs` and `qcow2.rs` (volumes), `manifest.rs` and `seal.rs` (memory), `direct.rs` (connecting host to host).
+//! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs`, `device.rs` and `qcow2.rs`
+//! (volumes), `manifest.rs` and `seal.rs` (memory), `pour.rs` and `catch.rs` (the stream of a command), `direct.rs`
+//! (connecting host to host).
 
 mod answer;
+mod catch;
 mod chunk;
 mod content;
 mod device;
@@ -28,6 +33,8 @@ mod pace;
 mod pages;
 mod peer;
 mod places;
+mod pour;
+mod program;
 mod prove;
 mod qcow2;
 mod question;
@@ -42,7 +49,7 @@ mod wire;
 mod write;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 pub(crate) use chunk::hex;
@@ -56,6 +63,7 @@ pub(crate) use tell::{Counts, Line};
 use device::Device;
 use error::PorterError;
 use places::Places;
+use send::Outcome;
 use tell::Teller;
 use wire::{Layout, Purpose};
 
@@ -81,6 +89,7 @@ pub fn run(arguments: &[String]) -> i32 {
                 | PorterError::SourceChanged { .. }
                 | PorterError::Unsupported(_)
                 | PorterError::Busy { .. }
+                | PorterError::Program { .. }
                 | PorterError::Protocol(_)
                 | PorterError::Gone
                 | PorterError::NoAnswer
@@ -109,6 +118,13 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
             };
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
         }
+        "pour" => pour(&options, teller),
+        "catch" => catch::catch(
+            options.get("run")?,
+            std::io::stdin(),
+            std::io::stdout(),
+            teller,
+        ),
         "state" => print(&SourceState::of(&options.path()?)?.to_json()),
         "observe" => {
             let target = places::observe(&options.path()?, &options.places()?, options.device()?)?;
@@ -138,6 +154,31 @@ fn send(options: &Options<'_>, teller: &Teller) -> Result<(), PorterError> {
         limit: options.number("limit")?,
         snapshot: options.number("snapshot")?,
     };
+    through(options, teller, |input, output| {
+        send::send(&order, input, output, teller)
+    })
+}
+
+fn pour(options: &Options<'_>, teller: &Teller) -> Result<(), PorterError> {
+    let order = pour::Order {
+        run: options.get("run")?.to_owned(),
+        total: options.number("total")?.unwrap_or(0),
+        limit: options.number("limit")?,
+    };
+    through(options, teller, |input, output| {
+        pour::pour(&order, input, output, teller)
+    })
+}
+
+type Input = Box<dyn Read + Send>;
+type Output = Box<dyn Write + Send>;
+
+/// Runs `work` with the streams from and to the other porter, wherever it is, and tells what came of it.
+fn through(
+    options: &Options<'_>,
+    teller: &Teller,
+    work: impl FnOnce(Input, Output) -> Result<Outcome, PorterError>,
+) -> Result<(), PorterError> {
     let outcome = if options.has("host") {
         let door = direct::Door {
             host: options.get("host")?.to_owned(),
@@ -147,9 +188,11 @@ fn send(options: &Options<'_>, teller: &Teller) -> Result<(), PorterError> {
             receive: options.get("receive")?.to_owned(),
             places: options.places()?,
         };
-        direct::send(&order, &door, teller)?
+        direct::through(&door, |input, output| {
+            work(Box::new(input), Box::new(output))
+        })?
     } else {
-        send::send(&order, std::io::stdin(), std::io::stdout(), teller)?
+        work(Box::new(std::io::stdin()), Box::new(std::io::stdout()))?
     };
     teller.tell(&Line::Done {
         counts: outcome.counts,

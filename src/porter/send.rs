@@ -402,15 +402,16 @@ fn changed(path: &Path) -> PorterError {
 }
 
 /// The way out: a thread that writes frames at the permitted pace.
-struct Outgoing {
+pub(crate) struct Outgoing {
     queue: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
     /// Frames that are not written yet.
-    left: Arc<AtomicU64>,
+    pub(crate) left: Arc<AtomicU64>,
 }
 
 impl Outgoing {
-    fn start(
+    /// Starts the thread; it writes a sign of life when there was nothing else to write for a while.
+    pub(crate) fn start(
         mut output: impl Write + Send + 'static,
         limit: Option<u64>,
         meter: Arc<Meter>,
@@ -448,7 +449,7 @@ impl Outgoing {
     }
 
     /// Queues bytes and says whether it had to wait for room; `None` when nobody takes them any more.
-    fn push(&mut self, bytes: Vec<u8>) -> Option<bool> {
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) -> Option<bool> {
         let queue = self.queue.as_ref()?;
         self.left.fetch_add(1, Ordering::Relaxed);
         match queue.try_send(bytes) {
@@ -459,7 +460,7 @@ impl Outgoing {
     }
 
     /// Writes what is queued, and ends.
-    fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             // A writer that panicked has nothing more to write.

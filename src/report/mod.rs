@@ -143,7 +143,8 @@ pub struct Summary {
     pub wire: u64,
     /// Content bytes of the final pass.
     pub final_carried: u64,
-    /// Each drive and the BLAKE3 digest both sides agreed on.
+    /// Each drive and what proves that both sides are equal: the BLAKE3 digest they agreed on, in hexadecimal, or
+    /// between ZFS and ZFS `zfs guid 1234`, the final snapshot that both stand at.
     pub verified: Vec<(String, String)>,
     /// What was left where: the retired source, kept volumes.
     pub left: Vec<String>,

@@ -5,22 +5,28 @@
 use async_trait::async_trait;
 
 use super::image::ImageEngine;
+use super::zfs::ZfsEngine;
 use super::{Engine, EngineKind, Pair, Pass, PassReport, Progress, TransferError, VolumeState};
 
 /// The engines of a run.
 pub struct Engines {
     image: ImageEngine,
+    zfs: ZfsEngine,
 }
 
 impl Engines {
-    /// Puts them together.
+    /// Puts the engine for images together with those that share its porters.
     pub fn new(image: ImageEngine) -> Engines {
-        Engines { image }
+        Engines {
+            zfs: ZfsEngine::beside(&image),
+            image,
+        }
     }
 
     fn of(&self, pair: &Pair) -> &dyn Engine {
         match pair.engine {
-            EngineKind::Image | EngineKind::Zfs => &self.image,
+            EngineKind::Image => &self.image,
+            EngineKind::Zfs => &self.zfs,
         }
     }
 

@@ -14,14 +14,15 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use arguments::{direct_arguments, send_arguments, target_arguments};
+use arguments::{send_arguments, target_arguments};
 
-use super::carry::{self, Carried, DirectAccess, GrantDirect, PATIENCE};
+use super::carry::GrantDirect;
 use super::device::{self, Whose, Zvols};
 use super::lines::{About, Side, most_telling};
-use super::upload::{self, Uploads, shell};
+use super::porters::Porters;
+use super::upload::{self, shell};
 use super::{
-    End, Engine, Pair, Pass, PassReport, Progress, Route, Tool, TransferError, VolumeState, stock,
+    End, Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState, stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -37,31 +38,34 @@ stat -c 'there %b %B' -- "$1""#;
 ///
 /// A private directory for which temp has too long a name is elsewhere (`porter/direct.rs`), where it may be that of
 /// another move between the same numbers: there, only those whose maker is gone are removed.
-const TIDY: &str = r#"for left in /tmp/"proxmove-$2.agent-"* "${XDG_RUNTIME_DIR:-/tmp}/proxmove-$2.agent-"*; do
+pub(crate) const TIDY: &str = r#"for left in /tmp/"proxmove-$2.agent-"* "${XDG_RUNTIME_DIR:-/tmp}/proxmove-$2.agent-"*; do
 maker="${left#*.agent-}"; test -e "/proc/${maker%%-*}" || rm -rf -- "$left"; done
 cd "$1" 2>/dev/null || exit 0
 for kind in manifest seal stock agent; do rm -rf -- "proxmove-$2.$kind" "proxmove-$2.$kind-"*; done"#;
 
 /// The engine for images. One value serves all pairs of a run.
 pub struct ImageEngine {
-    uploads: Uploads,
-    grant: Option<GrantDirect>,
+    porters: Porters,
 }
 
 impl ImageEngine {
     /// Makes an engine that puts `executable`, which must be able to run on the hosts, there as the porter.
     pub fn new(executable: impl Into<PathBuf>) -> ImageEngine {
         ImageEngine {
-            uploads: Uploads::new(executable.into()),
-            grant: None,
+            porters: Porters::new(executable.into()),
         }
     }
 
     /// Says how pairs with a direct route get their access; without it, that route fails.
     #[must_use]
     pub fn with_direct(mut self, grant: GrantDirect) -> ImageEngine {
-        self.grant = Some(grant);
+        self.porters.grant = Some(grant);
         self
+    }
+
+    /// Returns the porters, for another engine to share.
+    pub(crate) fn porters(&self) -> Porters {
+        self.porters.clone()
     }
 
     /// Runs a short porter command and returns what it printed. Puts a porter that was removed back, once.
@@ -75,7 +79,7 @@ impl ImageEngine {
         let end = end_of(pair, side);
         let mut again = true;
         loop {
-            let path = self.uploads.ensure(end, pair.drive).await?;
+            let path = self.porters.uploads.ensure(end, pair.drive).await?;
             let command = Command::new(path).arg("porter").args(arguments);
             let output = end
                 .shell
@@ -85,7 +89,7 @@ impl ImageEngine {
             match output.exit {
                 Exit::Code(0) => return Ok(output.stdout),
                 Exit::Code(126 | 127) if again => {
-                    self.uploads.forget(end).await;
+                    self.porters.uploads.forget(end).await;
                     again = false;
                 }
                 Exit::Code(_) | Exit::Signal(_) => {
@@ -146,7 +150,13 @@ impl ImageEngine {
         sealed: &SourceState,
     ) -> Result<Option<bool>, TransferError> {
         const OPERATION: &str = "look at the source";
-        if self.uploads.find(&pair.source, pair.drive).await?.is_none() {
+        if self
+            .porters
+            .uploads
+            .find(&pair.source, pair.drive)
+            .await?
+            .is_none()
+        {
             return Ok(None);
         }
         let arguments = ["state", "--path", &pair.source.path];
@@ -181,152 +191,6 @@ impl ImageEngine {
             _ => Err(failed(pair, Side::Target, OPERATION, &output)),
         }
     }
-
-    /// Runs a pass between two porters, once; `None` when a porter turned out to be missing.
-    async fn carry_once(
-        &self,
-        pair: &Pair,
-        pass: Pass,
-        zvols: Zvols,
-        tell: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Option<PassReport>, TransferError> {
-        let operation = operation(pass);
-        let started = Instant::now();
-        let source = self.uploads.ensure(&pair.source, pair.drive).await?;
-        let target = self.uploads.ensure(&pair.target, pair.drive).await?;
-        let mut send = Command::new(&source)
-            .arg("porter")
-            .args(send_arguments(pair, pass, zvols));
-        let mut receive = Command::new(&target)
-            .arg("porter")
-            .args(target_arguments("receive", pair, zvols));
-        if pair.adopt {
-            receive = receive.args(["--adopt", "yes"]);
-        }
-        let carried = match pair.route {
-            Route::Relay => {
-                let receiver = pair.target.shell.stream(&receive).await;
-                let receiver = receiver.map_err(|source| host(operation, pair, source))?;
-                let sender = pair.source.shell.stream(&send).await;
-                let sender = sender.map_err(|source| host(operation, pair, source))?;
-                carry::relay(sender, receiver, tell).await
-            }
-            Route::Direct => {
-                let access = self.access(pair)?;
-                send = send.args(direct_arguments(pair, &access, &receive));
-                let sender = pair.source.shell.stream(&send).await;
-                let sender = sender.map_err(|source| host(operation, pair, source))?;
-                carry::direct(sender, &access, tell).await
-            }
-        };
-        let Some(carried) = carried else {
-            let silent = ShellError::Silent {
-                address: format!(
-                    "{} and {}",
-                    pair.source.shell.address(),
-                    pair.target.shell.address()
-                ),
-                command: send.brief(),
-                silence: PATIENCE,
-            };
-            return Err(host(operation, pair, silent));
-        };
-        self.conclude(pair, pass, carried, started).await
-    }
-
-    fn access(&self, pair: &Pair) -> Result<DirectAccess, TransferError> {
-        let granted = match &self.grant {
-            Some(grant) => grant(pair),
-            None => Err(String::from("no access was prepared for it")),
-        };
-        granted.map_err(|reason| TransferError::DirectRoute {
-            drive: pair.drive,
-            source_address: pair.source.shell.address().to_owned(),
-            target_address: pair.target.shell.address().to_owned(),
-            reason,
-        })
-    }
-
-    /// Decides from what both sides said whether the pass succeeded.
-    async fn conclude(
-        &self,
-        pair: &Pair,
-        pass: Pass,
-        carried: Carried,
-        started: Instant,
-    ) -> Result<Option<PassReport>, TransferError> {
-        let operation = operation(pass);
-        let about = About {
-            operation,
-            drive: pair.drive,
-            source: pair.source.shell.address(),
-            target: pair.target.shell.address(),
-            direct: pair.route == Route::Direct,
-        };
-        let well = |exit: &Result<Exit, ShellError>| matches!(exit, Ok(Exit::Code(0)));
-        let finished = carried.told.iter().find_map(|told| told.finished.clone());
-        if let (Some(finished), true) = (finished, carried.exits.iter().all(|(_, exit)| well(exit)))
-        {
-            return Ok(Some(PassReport {
-                progress: finished.progress,
-                duration: started.elapsed(),
-                digest: match pass {
-                    Pass::Precopy => None,
-                    Pass::Final(_) => Some(finished.digest),
-                },
-                repaired: finished.repaired,
-            }));
-        }
-        let mut missing = false;
-        for (side, exit) in &carried.exits {
-            if matches!(exit, Ok(Exit::Code(126 | 127))) {
-                self.uploads.forget(end_of(pair, *side)).await;
-                missing = true;
-            }
-        }
-        if missing {
-            return Ok(None);
-        }
-        let errors: Vec<_> = carried
-            .told
-            .iter()
-            .flat_map(|told| told.errors.clone())
-            .collect();
-        // A connection that broke explains why both porters found themselves alone.
-        let told = most_telling(&errors).filter(|(_, report)| report.kind != "gone");
-        if let Some((side, report)) = told {
-            return Err(about.error(*side, report));
-        }
-        let mut ended = Vec::new();
-        for (side, exit) in carried.exits {
-            match exit {
-                Err(source) => return Err(host(operation, pair, source)),
-                Ok(exit) => ended.push((side, exit)),
-            }
-        }
-        let (side, exit) = ended
-            .iter()
-            .find(|(_, exit)| *exit != Exit::Code(0) && *exit != Exit::Code(1))
-            .or(ended.iter().find(|(_, exit)| *exit != Exit::Code(0)))
-            .cloned()
-            .unwrap_or((Side::Source, Exit::Code(0)));
-        let words: Vec<String> = carried
-            .told
-            .iter()
-            .flat_map(|told| told.words.clone())
-            .collect();
-        let reason = match (errors.first(), words.is_empty()) {
-            (_, false) => format!("the porter {exit}: {}", words.join("; ")),
-            (Some((_, report)), true) => format!("the porter {exit}: {}", report.text),
-            (None, true) => format!("the porter {exit} without a word"),
-        };
-        Err(TransferError::Porter {
-            operation,
-            drive: pair.drive,
-            address: end_of(pair, side).shell.address().to_owned(),
-            reason,
-        })
-    }
 }
 
 #[async_trait]
@@ -337,8 +201,8 @@ impl Engine for ImageEngine {
                 continue;
             }
             for end in [&pair.source, &pair.target] {
-                self.uploads.enter(end, &pair.name).await;
-                self.uploads.ensure(end, pair.drive).await?;
+                self.porters.uploads.enter(end, &pair.name).await;
+                self.porters.uploads.ensure(end, pair.drive).await?;
             }
         }
         Ok(())
@@ -361,7 +225,10 @@ impl Engine for ImageEngine {
             target: seen.as_ref().map(|seen| seen.guid),
             ..Zvols::default()
         };
-        match (self.uploads.find(&pair.target, pair.drive).await?, seen) {
+        match (
+            self.porters.uploads.find(&pair.target, pair.drive).await?,
+            seen,
+        ) {
             (Some(_), _) => self.observe_porter(pair, zvols).await,
             (None, Some(seen)) => Ok(VolumeState::Partial {
                 in_place: seen.referenced,
@@ -388,24 +255,27 @@ impl Engine for ImageEngine {
             return stock::carry(pair, pass, tell).await;
         }
         let zvols = device::before(pair, pass).await?;
-        for end in [&pair.source, &pair.target] {
-            self.uploads.enter(end, &pair.name).await;
+        let started = Instant::now();
+        let mut receive = target_arguments("receive", pair, zvols);
+        if pair.adopt {
+            receive.extend(["--adopt", "yes"].map(String::from));
         }
-        // Somebody who tidied the same host may have taken the porter away; then it is put back, once.
-        for _ in 0..2 {
-            if let Some(report) = self.carry_once(pair, pass, zvols, tell).await? {
-                device::after(pair, pass, zvols, &report).await?;
-                return Ok(report);
-            }
-        }
-        Err(TransferError::Porter {
-            operation: operation(pass),
-            drive: pair.drive,
-            address: pair.target.shell.address().to_owned(),
-            reason: String::from(
-                "the porter is removed again and again; is something cleaning up there?",
-            ),
-        })
+        let send = send_arguments(pair, pass, zvols);
+        let finished = self
+            .porters
+            .carry(pair, operation(pass), &send, &receive, tell)
+            .await?;
+        let report = PassReport {
+            progress: finished.progress,
+            duration: started.elapsed(),
+            digest: match pass {
+                Pass::Precopy => None,
+                Pass::Final(_) => Some(finished.digest),
+            },
+            repaired: finished.repaired,
+        };
+        device::after(pair, pass, zvols, &report).await?;
+        Ok(report)
     }
 
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
@@ -423,7 +293,10 @@ impl Engine for ImageEngine {
                 return Err(failed(pair, side, OPERATION, &output));
             }
             if pair.tool == Tool::Porter {
-                self.uploads.leave(end, &pair.name, pair.drive).await?;
+                self.porters
+                    .uploads
+                    .leave(end, &pair.name, pair.drive)
+                    .await?;
             }
         }
         Ok(())

@@ -1,16 +1,19 @@
 //! Acting on one volume: the trait [`Engine`], and what a pass is.
 //!
 //! An engine knows a pair of volumes and two hosts; it never talks to the API and never decides about the guest.
-//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `device.rs` (zvols), `carry.rs` (how bytes get from host to host).
+//! Read next: `engines.rs` (who copies what), `image.rs` (files and block devices), `device.rs` (zvols), `zfs/mod.rs`
+//! (snapshots), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
 mod device;
 pub mod engines;
 pub mod image;
 mod lines;
+mod porters;
 pub mod probe;
 mod stock;
 mod upload;
+pub mod zfs;
 mod zvol;
 
 use std::sync::Arc;
@@ -135,7 +138,8 @@ pub struct Pair {
     /// Limit for this pair.
     pub limit: Option<Bandwidth>,
     /// Whether the mark of an interrupted move names the target volume. Then a pass takes it for ours although nothing
-    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file or a zvol.
+    /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file or a zvol. Between
+    /// ZFS and ZFS it must have a snapshot in common with its source, and nothing newer.
     pub adopt: bool,
 }
 
@@ -165,7 +169,7 @@ pub enum VolumeState {
     TargetNewer,
     /// A final pass completed, and neither side has been written to since.
     Synced {
-        /// BLAKE3 over the content, in hexadecimal.
+        /// BLAKE3 over the content, in hexadecimal; between ZFS and ZFS `zfs guid 1234`, the final snapshot of both.
         digest: String,
     },
     /// A file or zvol is in the target's place that is not ours.
@@ -192,7 +196,7 @@ pub struct PassReport {
     pub progress: Progress,
     /// How long it took.
     pub duration: Duration,
-    /// BLAKE3 over the content, in hexadecimal; only of a final pass.
+    /// BLAKE3 over the content, in hexadecimal, or `zfs guid 1234`; only of a final pass.
     pub digest: Option<String>,
     /// Bytes on the target's disk that were not what had been written there, and were replaced. More than none means
     /// that the target's storage does not keep what it is given.

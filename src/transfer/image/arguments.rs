@@ -2,8 +2,6 @@
 //!
 //! Quotes nothing and runs nothing. Read next: `image.rs`.
 
-use crate::host::command::Command;
-use crate::transfer::carry::DirectAccess;
 use crate::transfer::device::Zvols;
 use crate::transfer::{Format, Pair, Pass, Verify};
 
@@ -67,38 +65,6 @@ pub(super) fn send_arguments(pair: &Pair, pass: Pass, zvols: Zvols) -> Vec<Strin
     }
     if let Some(guid) = zvols.snapshot {
         arguments.extend([String::from("--snapshot"), guid.to_string()]);
-    }
-    arguments
-}
-
-/// Returns the further words of a sender that connects to the target host itself and runs `receive` there.
-pub(super) fn direct_arguments(
-    pair: &Pair,
-    access: &DirectAccess,
-    receive: &Command,
-) -> Vec<String> {
-    let mut arguments: Vec<String> = [
-        "--host",
-        &access.address.host,
-        "--receive",
-        receive.line(),
-        "--temp",
-        &pair.source.temp,
-        "--name",
-        &pair.name,
-    ]
-    .map(String::from)
-    .to_vec();
-    let options = [
-        ("--user", access.address.user.clone()),
-        ("--port", access.address.port.map(|port| port.to_string())),
-        ("--ciphers", access.ciphers.clone()),
-    ];
-    for (key, value) in options {
-        if let Some(value) = value {
-            arguments.push(String::from(key));
-            arguments.push(value);
-        }
     }
     arguments
 }

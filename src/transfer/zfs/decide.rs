@@ -1,0 +1,380 @@
+//! Pure: what both sides show of a volume, to what is done next, or why nothing may be.
+//!
+//! ```text
+//!  target                                             next
+//!  none                                               full
+//!  not ours                                           refused
+//!  ours, interrupted                                  resume by its token; when that is stale: abandon, look again
+//!  ours, newest snapshot is the goal, unchanged       nothing
+//!  ours, newest snapshot is on the source             increment from it, or from a bookmark of it
+//!  ours, newer snapshots of ours or written since     back to the newest common one, look again
+//!  ours, nothing in common, nothing but ours on it    destroyed and begun again
+//!  ours, anything else                                refused
+//! ```
+//! Identity is the guid, order is createtxg; names only tell what they are called. Each decision carries the sentence that
+//! says why, each refusal the evidence. Nothing is ever decided that changes a volume which does not carry our mark,
+//! and nothing that takes data from a target that was used after its final snapshot. Never asks a host. Read next:
+//! `mod.rs`, which acts on it.
+
+use std::fmt;
+
+use super::name;
+use super::syntax::{Base, Snapshot, Stream, Volume};
+use crate::units::Bytes;
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The target has the goal.
+    Nothing,
+    /// A stream is carried.
+    Carry(Stream),
+    /// What an interrupted receive left is thrown away.
+    Abandon,
+    /// The target goes back to this snapshot; newer ones, all of them ours, are destroyed first.
+    Back { to: String, newer: Vec<String> },
+    /// The target volume, which has nothing but ours, is destroyed.
+    Restart,
+}
+
+/// What is done next, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) next: Next,
+    pub(crate) because: String,
+}
+
+/// Why nothing may be done. Display is the evidence, a lowercase fragment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Something else is at the target's place.
+    #[error("{target} is there and does not carry proxmove's mark: {evidence}")]
+    Foreign { target: String, evidence: String },
+    /// The target is not a volume.
+    #[error("{target} is a {kind}, not a volume")]
+    Kind { target: String, kind: String },
+    /// There is nothing in common, and what is there is not only ours.
+    #[error("{target} and {source_volume} have no snapshot in common: {evidence}")]
+    Diverged {
+        target: String,
+        source_volume: String,
+        evidence: String,
+    },
+    /// Somebody made snapshots on the target.
+    #[error(
+        "{target} has snapshots that are newer than the newest common one, {common}: {evidence}"
+    )]
+    Newer {
+        target: String,
+        common: String,
+        evidence: String,
+    },
+    /// Somebody wrote to the target.
+    #[error("{target} was written to ({written}) since {common}, {reason}")]
+    Written {
+        target: String,
+        common: String,
+        written: Bytes,
+        reason: &'static str,
+    },
+    /// The snapshot that was to be carried is gone.
+    #[error(
+        "{source_volume} has no snapshot of this move; it was destroyed meanwhile, or never taken"
+    )]
+    NoGoal { source_volume: String },
+}
+
+/// Whose a target may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// The move's name, as in the marks.
+    pub(crate) of: String,
+    /// Whether the move's own notes name this volume. That makes it a target, but nothing on it ours to destroy.
+    pub(crate) adopt: bool,
+}
+
+/// Says whether a volume may be received into.
+pub(crate) fn is_target(volume: &Volume, claim: &Claim) -> bool {
+    is_marked(volume, claim) || claim.adopt
+}
+
+/// Says whether a volume may be destroyed, or lose what was written to it.
+pub(crate) fn is_marked(volume: &Volume, claim: &Claim) -> bool {
+    volume.mark.as_deref() == Some(claim.of.as_str())
+}
+
+/// Returns the newest snapshot of this move on the source: what a pass carries.
+pub(crate) fn goal<'a>(source: &'a Volume, claim: &Claim) -> Option<&'a Snapshot> {
+    let ours = |snapshot: &&Snapshot| name::is_of(&claim.of, snapshot);
+    source.snapshots.iter().rev().find(ours)
+}
+
+/// Returns the newest snapshot that both sides have, as the source and as the target know it.
+pub(crate) fn common<'a>(
+    source: &'a Volume,
+    target: &'a Volume,
+) -> Option<(&'a Snapshot, &'a Snapshot)> {
+    let both = |of_target: &'a Snapshot| Some((source.snapshot(of_target.guid)?, of_target));
+    target.snapshots.iter().rev().find_map(both)
+}
+
+/// Returns the newest common snapshot, as both sides know it, when it is the final one of this move and nothing is on
+/// its way.
+pub(crate) fn sealed<'a>(
+    source: &'a Volume,
+    target: &'a Volume,
+    claim: &Claim,
+) -> Option<(&'a Snapshot, &'a Snapshot)> {
+    let sealed = |(here, _): &(&Snapshot, &Snapshot)| {
+        name::is_of(&claim.of, here) && name::is_final(&claim.of, &here.name)
+    };
+    let common = common(source, target).filter(sealed);
+    common.filter(|_| target.token.is_none())
+}
+
+/// Decides. `failed` are streams that turned out to be impossible since both sides were first looked at.
+pub(crate) fn decide(
+    source: &Volume,
+    target: Option<&Volume>,
+    claim: &Claim,
+    failed: &[Stream],
+) -> Result<Decision, Refusal> {
+    let goal = goal(source, claim).ok_or_else(|| Refusal::NoGoal {
+        source_volume: source.dataset.clone(),
+    })?;
+    let full = || Stream::Full {
+        to: goal.name.clone(),
+    };
+    let Some(target) = target else {
+        return decision(Next::Carry(full()), "the target has nothing yet".to_owned());
+    };
+    if !is_target(target, claim) {
+        return Err(Refusal::Foreign {
+            target: target.dataset.clone(),
+            evidence: evidence(target),
+        });
+    }
+    if target.kind != "volume" {
+        return Err(Refusal::Kind {
+            target: target.dataset.clone(),
+            kind: target.kind.clone(),
+        });
+    }
+    if let Some(token) = &target.token {
+        let resume = Stream::Resume {
+            token: token.clone(),
+        };
+        // Abandoning what was never complete leaves nothing of the volume.
+        let ours = is_marked(target, claim) || !target.snapshots.is_empty();
+        return if failed.contains(&resume) && !ours {
+            Err(Refusal::Foreign {
+                target: target.dataset.clone(),
+                evidence: evidence(target),
+            })
+        } else if failed.contains(&resume) {
+            decision(
+                Next::Abandon,
+                "the interrupted stream cannot be continued: the source no longer has what it was made of".to_owned(),
+            )
+        } else {
+            decision(
+                Next::Carry(resume),
+                "an interrupted stream is continued where it broke off".to_owned(),
+            )
+        };
+    }
+    let Some(start) = start(source, target, failed) else {
+        return restart(source, target, claim);
+    };
+    if let Some(back) = back(target, start.of_target, claim)? {
+        return Ok(back);
+    }
+    if start.of_target.guid == goal.guid {
+        return decision(
+            Next::Nothing,
+            format!("the target has {} already", goal.name),
+        );
+    }
+    let because = match &start.base {
+        Base::Snapshot(name) => format!("both sides have {name} (guid {})", start.of_target.guid),
+        Base::Bookmark(name) => format!(
+            "the source has a bookmark, {name}, of the target's {} (guid {})",
+            start.of_target.name, start.of_target.guid
+        ),
+    };
+    let to = goal.name.clone();
+    decision(
+        Next::Carry(Stream::Increment {
+            base: start.base,
+            to,
+        }),
+        because,
+    )
+}
+
+/// What an increment starts from.
+struct Start<'a> {
+    base: Base,
+    of_target: &'a Snapshot,
+}
+
+/// Returns the newest snapshot of the target that the source still has, or has a bookmark of.
+fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<Start<'a>> {
+    let usable = |base: &Base| {
+        !failed.iter().any(|stream| match stream {
+            Stream::Increment { base: failed, .. } => failed == base,
+            Stream::Full { .. } | Stream::Resume { .. } => false,
+        })
+    };
+    target.snapshots.iter().rev().find_map(|of_target| {
+        let snapshot = source.snapshot(of_target.guid);
+        let snapshot = snapshot.map(|found| Base::Snapshot(found.name.clone()));
+        let mut marked = source.bookmarks.iter();
+        let marked = marked.find(|bookmark| bookmark.guid == of_target.guid);
+        let marked = marked.map(|found| Base::Bookmark(found.name.clone()));
+        let base = snapshot.into_iter().chain(marked).find(usable)?;
+        Some(Start { base, of_target })
+    })
+}
+
+/// Decides what to do about what the target has beyond the newest common snapshot, if anything.
+fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Decision>, Refusal> {
+    let newer: Vec<&Snapshot> = target
+        .snapshots
+        .iter()
+        .filter(|snapshot| snapshot.created > common.created)
+        .collect();
+    let ours = |snapshot: &&Snapshot| name::is_of(&claim.of, snapshot);
+    if newer.is_empty() && target.written == 0 {
+        return Ok(None);
+    }
+    if !newer.iter().all(ours) || (!newer.is_empty() && !is_marked(target, claim)) {
+        return Err(Refusal::Newer {
+            target: target.dataset.clone(),
+            common: told(common),
+            evidence: list(&newer),
+        });
+    }
+    let written = |reason| Refusal::Written {
+        target: target.dataset.clone(),
+        common: told(common),
+        written: Bytes(target.written),
+        reason,
+    };
+    if target.written > 0 && !is_marked(target, claim) {
+        return Err(written("and proxmove did not create it"));
+    }
+    let newest = target.newest().unwrap_or(common);
+    if target.written > 0 && name::is_final(&claim.of, &newest.name) {
+        return Err(written("after the final pass: was the target in use?"));
+    }
+    let because = if newer.is_empty() {
+        format!(
+            "the target was written to ({}) since {}, before it was complete",
+            Bytes(target.written),
+            common.name
+        )
+    } else {
+        format!(
+            "the source no longer has {}, the target goes back to {}",
+            list(&newer),
+            common.name
+        )
+    };
+    Ok(Some(Decision {
+        next: Next::Back {
+            to: common.name.clone(),
+            newer: newer.iter().map(|snapshot| snapshot.name.clone()).collect(),
+        },
+        because,
+    }))
+}
+
+/// Decides about a target of ours that has nothing in common with the source.
+fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, Refusal> {
+    let ours = |snapshot: &Snapshot| name::is_of(&claim.of, snapshot);
+    let used = |snapshot: &Snapshot| name::is_final(&claim.of, &snapshot.name);
+    let last_used = target.newest().is_some_and(used) && target.written > 0;
+    if !is_marked(target, claim) || !target.snapshots.iter().all(ours) || last_used {
+        return Err(Refusal::Diverged {
+            target: target.dataset.clone(),
+            source_volume: source.dataset.clone(),
+            evidence: format!(
+                "{}; the source has {}",
+                evidence(target),
+                match source.snapshots.as_slice() {
+                    [] => "no snapshots".to_owned(),
+                    some => list(&some.iter().collect::<Vec<_>>()),
+                }
+            ),
+        });
+    }
+    let because = if target.snapshots.is_empty() {
+        "the target volume of this move has no snapshot to continue from".to_owned()
+    } else {
+        format!(
+            "the source no longer has any of the snapshots that the target has: {}",
+            list(&target.snapshots.iter().collect::<Vec<_>>())
+        )
+    };
+    decision(Next::Restart, because)
+}
+
+fn decision(next: Next, because: String) -> Result<Decision, Refusal> {
+    Ok(Decision { next, because })
+}
+
+fn told(snapshot: &Snapshot) -> String {
+    format!("{} (guid {})", snapshot.name, snapshot.guid)
+}
+
+/// Lists snapshots for people: a few of them, newest last, and how many there are.
+fn list(snapshots: &[&Snapshot]) -> String {
+    const FEW: usize = 4;
+    let shown = &snapshots[snapshots.len().saturating_sub(FEW)..];
+    let names: Vec<String> = shown.iter().map(|snapshot| told(snapshot)).collect();
+    match snapshots.len() - shown.len() {
+        0 => names.join(", "),
+        more => format!("{more} more and {}", names.join(", ")),
+    }
+}
+
+/// Says what is there.
+pub(crate) fn evidence(volume: &Volume) -> String {
+    let mark = match &volume.mark {
+        Some(of) => format!(", marked as of the move {of}"),
+        None => String::new(),
+    };
+    let snapshots = match volume.snapshots.as_slice() {
+        [] => "no snapshots".to_owned(),
+        some => format!("the snapshots {}", list(&some.iter().collect::<Vec<_>>())),
+    };
+    format!(
+        "a {} (guid {}) with {} of content, {} of it newer than its snapshots{mark}, and {snapshots}",
+        volume.kind,
+        volume.guid,
+        Bytes(volume.content),
+        Bytes(volume.written),
+    )
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Next::Nothing => f.write_str("nothing"),
+            Next::Carry(Stream::Full { to }) => write!(f, "full stream of {to}"),
+            Next::Carry(Stream::Increment { base, to }) => match base {
+                Base::Snapshot(base) => write!(f, "increment from @{base} to {to}"),
+                Base::Bookmark(base) => write!(f, "increment from #{base} to {to}"),
+            },
+            Next::Carry(Stream::Resume { .. }) => f.write_str("rest of a stream"),
+            Next::Abandon => f.write_str("abandon an interrupted stream"),
+            Next::Back { to, .. } => write!(f, "back to {to}"),
+            Next::Restart => f.write_str("begin again"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "decide/tests.rs"]
+mod tests;

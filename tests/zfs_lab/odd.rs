@@ -1,0 +1,230 @@
+//! What is found in the way, and what is said about it.
+
+use proxmove::transfer::zfs::ZfsEngine;
+use proxmove::transfer::{Engine as _, Pair, Pass, TransferError, Verify, VolumeState};
+
+use crate::lab::{Lab, MIB};
+
+const FINAL: Pass = Pass::Final(Verify::Full);
+
+async fn pass(engine: &ZfsEngine, pair: &Pair, pass: Pass) -> Result<u64, String> {
+    let told = |error: TransferError| match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    engine
+        .begin(std::slice::from_ref(pair), pass)
+        .await
+        .map_err(told)?;
+    let report = engine.carry(pair, pass, &|_| {}).await.map_err(told)?;
+    Ok(report.progress.carried.0)
+}
+
+async fn start(lab: &Lab, of: &str) -> (ZfsEngine, Pair) {
+    let pair = lab.pair(of, "scsi0", 32 * MIB).await;
+    lab.create(&pair, 32 * MIB, "-s").await;
+    lab.fill(&pair, 0, 16).await;
+    let engine = lab.engine();
+    engine.prepare(std::slice::from_ref(&pair)).await.unwrap();
+    (engine, pair)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_base_that_somebody_destroys() {
+    let Some(lab) = Lab::open("a base that is gone").await else {
+        return;
+    };
+    let (engine, pair) = start(&lab, "565-132").await;
+    pass(&engine, &pair, Pass::Precopy).await.unwrap();
+    let base = format!("{}@proxmove-565-132-1", lab.source(&pair));
+    let said = lab.a(&format!("zfs destroy {base} 2>&1; true")).await;
+    eprintln!("somebody prunes: {said}");
+    assert!(said.contains("held"), "{said}");
+    // Who insists finds that the bookmark is enough,
+    lab.a(&format!(
+        "zfs release proxmove {base} && zfs destroy {base}"
+    ))
+    .await;
+    lab.fill(&pair, 2, 1).await;
+    let carried = pass(&engine, &pair, Pass::Precopy).await.unwrap();
+    eprintln!("from a bookmark: {carried} bytes");
+    assert!(carried < 2 * MIB, "{carried}");
+    // and who takes that as well, that everything is copied again.
+    let names = lab
+        .a(&format!(
+            "zfs list -H -t snapshot,bookmark -o name -d 1 {}",
+            lab.source(&pair)
+        ))
+        .await;
+    for name in names.lines() {
+        lab.a(&format!(
+            "zfs release proxmove {name} 2>/dev/null; zfs destroy {name}"
+        ))
+        .await;
+    }
+    let carried = pass(&engine, &pair, FINAL).await.unwrap();
+    eprintln!("after everything was pruned: {carried} bytes");
+    assert!(carried > 15 * MIB, "{carried}");
+    assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
+    lab.remove(&[pair]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_token_whose_snapshot_is_gone() {
+    let Some(lab) = Lab::open("a stale token").await else {
+        return;
+    };
+    let (engine, pair) = start(&lab, "565-133").await;
+    engine
+        .begin(std::slice::from_ref(&pair), Pass::Precopy)
+        .await
+        .unwrap();
+    let (source, target) = (lab.source(&pair), lab.target(&pair));
+    // An interrupted first receive of ours, made by hand.
+    let name = format!("{source}@proxmove-565-133-1");
+    lab.a(&format!("zfs send {name} | head -c 8M > /var/tmp/part"))
+        .await;
+    let part = lab.a("base64 -w 0 /var/tmp/part; rm /var/tmp/part").await;
+    let feed = proxmove::host::command::Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "base64 -d | zfs receive -s -u -o proxmove:move=565-133 {target}; true"
+        ));
+    lab.b
+        .run(&feed, part.as_bytes(), std::time::Duration::from_secs(120))
+        .await
+        .unwrap();
+    assert!(matches!(
+        engine.observe(&pair).await.unwrap(),
+        VolumeState::Partial { .. }
+    ));
+    lab.a(&format!("zfs release proxmove {name}; zfs destroy {name}"))
+        .await;
+    let carried = pass(&engine, &pair, FINAL).await.unwrap();
+    assert!(carried > 15 * MIB, "{carried}");
+    assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
+    lab.remove(&[pair]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_not_ours_stays() {
+    let Some(lab) = Lab::open("foreign targets").await else {
+        return;
+    };
+    let (engine, pair) = start(&lab, "565-134").await;
+    let target = lab.target(&pair);
+    for (what, prepare) in [
+        ("empty", String::new()),
+        (
+            "with data",
+            format!(
+                "{} of=/dev/zvol/{target}",
+                "dd if=/dev/urandom bs=1M count=2 status=none"
+            ),
+        ),
+        ("with a snapshot", format!("zfs snapshot {target}@daily")),
+    ] {
+        if what == "empty" {
+            lab.b(&format!("zfs create -s -V 32M {target}; udevadm settle"))
+                .await;
+        } else {
+            lab.b(&prepare).await;
+        }
+        assert_eq!(engine.observe(&pair).await.unwrap(), VolumeState::Foreign);
+        let before = lab.b(&format!("zfs get -Hp -o value guid {target}")).await;
+        let refused = pass(&engine, &pair, Pass::Precopy).await.unwrap_err();
+        eprintln!("{what}: {refused}");
+        assert!(
+            refused.contains("does not carry proxmove's mark"),
+            "{refused}"
+        );
+        assert!(engine.discard(&pair).await.is_err());
+        assert_eq!(
+            before,
+            lab.b(&format!("zfs get -Hp -o value guid {target}")).await
+        );
+    }
+    lab.b(&format!("zfs destroy -r {target}")).await;
+    // A snapshot of somebody's on the target of ours.
+    pass(&engine, &pair, Pass::Precopy).await.unwrap();
+    lab.b(&format!("zfs snapshot {target}@daily")).await;
+    let refused = pass(&engine, &pair, Pass::Precopy).await.unwrap_err();
+    eprintln!("snapshot of somebody's: {refused}");
+    assert!(refused.contains("daily (guid"), "{refused}");
+    lab.b(&format!("zfs destroy {target}@daily")).await;
+    // Written to before it was complete: it goes back.
+    lab.dirty_target(&pair, 1, 1).await;
+    pass(&engine, &pair, FINAL).await.unwrap();
+    assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
+    lab.remove(&[pair]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_full_pool_and_an_encrypted_volume() {
+    let Some(lab) = Lab::open("a full pool, encryption").await else {
+        return;
+    };
+    let (engine, mut pair) = start(&lab, "565-135").await;
+    lab.b(
+        "zpool destroy small 2>/dev/null; rm -f /var/tmp/small; truncate -s 256M /var/tmp/small &&
+         zpool create small /var/tmp/small && free=$(zfs get -Hp -o value available small) &&
+         zfs create -o refreservation=$((free - 10 * 1048576)) small/r",
+    )
+    .await;
+    let usual = pair.target.clone();
+    pair.target.zvol.as_mut().unwrap().dataset = "small/v".to_owned();
+    pair.target.path = "/dev/zvol/small/v".to_owned();
+    let refused = pass(&engine, &pair, Pass::Precopy).await.unwrap_err();
+    eprintln!("a full pool: {refused}");
+    assert!(
+        refused.contains("out of space") || refused.contains("space"),
+        "{refused}"
+    );
+    // With room, the same call goes on.
+    lab.b("zfs set refreservation=none small/r").await;
+    pass(&engine, &pair, FINAL).await.unwrap();
+    assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
+    lab.b(
+        "for try in 1 2 3 4 5; do zpool destroy small && break; sleep 1; done; rm /var/tmp/small",
+    )
+    .await;
+    pair.target = usual;
+    lab.remove(&[pair]).await;
+
+    let mut pair = lab.pair("565-136", "scsi0", 32 * MIB).await;
+    lab.a("zfs destroy -r tank/enc 2>/dev/null; echo passphrase | zfs create -o encryption=aes-256-gcm -o keyformat=passphrase -o keylocation=prompt tank/enc").await;
+    pair.source.zvol.as_mut().unwrap().dataset = "tank/enc/v".to_owned();
+    pair.source.path = "/dev/zvol/tank/enc/v".to_owned();
+    lab.create(&pair, 32 * MIB, "-s").await;
+    lab.fill(&pair, 0, 8).await;
+    let plain_hash = lab.hash_source(&pair).await;
+    // Plain, with the key loaded.
+    pass(&engine, &pair, FINAL).await.unwrap();
+    assert_eq!(plain_hash, lab.hash_target(&pair).await);
+    // Without the key, only as it is.
+    engine.discard(&pair).await.unwrap();
+    lab.a("sleep 1; udevadm settle; zfs unload-key tank/enc")
+        .await;
+    let refused = pass(&engine, &pair, FINAL).await.unwrap_err();
+    eprintln!("plain without the key: {refused}");
+    pair.stream.raw = true;
+    pass(&engine, &pair, Pass::Precopy).await.unwrap();
+    lab.a("echo passphrase | zfs load-key tank/enc && udevadm settle")
+        .await;
+    lab.fill(&pair, 1, 1).await;
+    pass(&engine, &pair, FINAL).await.unwrap();
+    let target = lab.target(&pair);
+    let state = lab
+        .b(&format!(
+            "zfs get -H -o value encryption,keystatus {target}"
+        ))
+        .await;
+    assert_eq!(state, "aes-256-gcm\nunavailable");
+    lab.b(&format!(
+        "echo passphrase | zfs load-key {target} && udevadm settle"
+    ))
+    .await;
+    assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
+    lab.remove(&[pair]).await;
+    lab.a("zfs destroy -r tank/enc").await;
+}
