@@ -32,8 +32,10 @@ impl Demand {
 
     /// Adds one volume whose size is reserved.
     pub fn reserve(&mut self, size: Bytes) {
-        // Beside the data ZFS reserves what its tables about them may take: 2 to 4 % with usual block sizes.
-        let reserved = Bytes(size.0.saturating_add(size.0 / 32));
+        // Beside the data ZFS reserves what its tables about them may take: 3 % with blocks of 8 KiB, less with larger
+        // ones, and some MiB in any case.
+        const TABLES: u64 = 3 << 20;
+        let reserved = Bytes(size.0.saturating_add(size.0 / 32).saturating_add(TABLES));
         self.reserved = Bytes(self.reserved.0.saturating_add(reserved.0));
     }
 

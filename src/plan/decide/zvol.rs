@@ -7,7 +7,7 @@ use super::Draft;
 use crate::config::{StorageConfig, StoragePath};
 use crate::plan::facts::HostFacts;
 use crate::plan::facts::zfs::{ZfsFacts, ZfsRights, ZvolFacts};
-use crate::plan::route::stream::{self, Encrypting, Sides};
+use crate::plan::route::stream::{self, Began, Encrypting, Sides};
 use crate::plan::route::{Capability, Impossible, Place};
 use crate::plan::{ConfigNote, Verdict};
 use crate::pve::drive::DriveKey;
@@ -114,19 +114,20 @@ impl Way<'_> {
         let began = self
             .recorded
             .and_then(|volid| facts(self.target_host, volid).map(|facts| (volid, facts)));
-        let began_kept = began.is_some_and(|(volid, facts)| {
+        let began = match began {
+            None => Began::Nothing,
             // Blocks that arrived as they were bring their own key; others have that of the dataset above them.
-            facts
-                .encryption
-                .as_ref()
-                .is_some_and(|own| own.root.ends_with(&format!("/{}", volid.last_name())))
-        });
+            Some((volid, facts)) => match &facts.encryption {
+                Some(own) if own.root.ends_with(&format!("/{}", volid.last_name())) => Began::Kept,
+                Some(_) | None => Began::Changed,
+            },
+        };
         let inherited = target.and_then(|zfs| zfs.encryption.as_ref());
         let encrypting = stream::encrypting(&Sides {
             engine: self.capability.engine,
             source: zvol.and_then(|zvol| zvol.encryption.as_ref()),
             target: inherited,
-            began_kept,
+            began,
             allow_plain: self.allow_plain,
             start: self.start,
         })?;

@@ -30,7 +30,7 @@ pub struct ZfsFacts {
     pub features: Option<Features>,
     /// What the login may do.
     pub rights: ZfsRights,
-    /// What zfs or zpool complained about, in their words; the last complaint.
+    /// What zfs or zpool complained about, in their words; the first complaint.
     pub complaint: Option<String>,
 }
 

@@ -21,6 +21,17 @@ pub enum Encrypting {
     Opened,
 }
 
+/// What an earlier run has made of a target volume. Blocks that travel as they are and others never meet in one volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// There is none yet.
+    Nothing,
+    /// It keeps the source's encryption.
+    Kept,
+    /// It does not.
+    Changed,
+}
+
 /// What a decision about encryption starts from.
 #[derive(Clone, Copy, Debug)]
 pub struct Sides<'a> {
@@ -30,8 +41,8 @@ pub struct Sides<'a> {
     pub source: Option<&'a Encryption>,
     /// The encryption of the dataset the target volume lies in.
     pub target: Option<&'a Encryption>,
-    /// Whether an earlier run has begun a target volume that keeps the source's encryption.
-    pub began_kept: bool,
+    /// What an earlier run has made of the target volume.
+    pub began: Began,
     /// `--allow-plain`.
     pub allow_plain: bool,
     /// Whether the guest will be started on the target.
@@ -55,23 +66,23 @@ pub fn encrypting(sides: &Sides<'_>) -> Result<Encrypting, Impossible> {
         };
     };
     let kept = match sides.engine {
-        EngineKind::Zfs => true,
-        EngineKind::Image if source.key_loaded => false,
-        EngineKind::Image => {
-            return Err(Impossible {
-                code: "source-key-not-loaded",
-                reason: format!(
-                    "it is encrypted, and the key of {} is not loaded",
-                    source.root
-                ),
-                remedy: format!(
-                    "load it on the source's host: zfs load-key {}; or choose a ZFS storage, which needs no key",
-                    source.root
-                ),
-            });
-        }
+        EngineKind::Zfs => sides.began != Began::Changed,
+        EngineKind::Image => false,
     };
-    let unlocked = source.key_loaded && !sides.began_kept;
+    if !kept && !source.key_loaded {
+        return Err(Impossible {
+            code: "source-key-not-loaded",
+            reason: format!(
+                "it is encrypted, and the key of {} is not loaded",
+                source.root
+            ),
+            remedy: format!(
+                "load it on the source's host: zfs load-key {}; or begin with a ZFS storage, which needs no key",
+                source.root
+            ),
+        });
+    }
+    let unlocked = source.key_loaded && sides.began != Began::Kept;
     match sides.target {
         Some(target) if unlocked && target.key_loaded => Ok(Encrypting::Anew),
         None if unlocked && sides.allow_plain => Ok(Encrypting::Opened),

@@ -137,7 +137,8 @@ impl Answer {
 const DEVICES: &str = "disk";
 
 fn complain(facts: &mut ZfsFacts, line: &str) {
-    if !line.trim().is_empty() {
+    // What follows the first is advice, or comes of it.
+    if facts.complaint.is_none() && !line.trim().is_empty() {
         facts.complaint = Some(line.trim().to_owned());
     }
 }

@@ -19,7 +19,7 @@ fn decided(engine: EngineKind, source: char, target: char, allow: bool, start: b
         engine,
         source: source.as_ref(),
         target: target.as_ref(),
-        began_kept: false,
+        began: Began::Nothing,
         allow_plain: allow,
         start,
     };
@@ -78,11 +78,28 @@ fn what_began_as_it_was_goes_on_so() {
             engine: EngineKind::Zfs,
             source: Some(&source),
             target,
-            began_kept: true,
+            began: Began::Kept,
             allow_plain: true,
             start: false,
         };
         assert_eq!(encrypting(&sides), Ok(Encrypting::Kept));
+    }
+    // What began otherwise is not mixed with blocks as they are.
+    for (key_loaded, allow_plain, expect) in [
+        (true, true, Ok(Encrypting::Opened)),
+        (true, false, Err("encryption-lost")),
+        (false, true, Err("source-key-not-loaded")),
+    ] {
+        let source = encryption(key_loaded);
+        let sides = Sides {
+            engine: EngineKind::Zfs,
+            source: Some(&source),
+            target: None,
+            began: Began::Changed,
+            allow_plain,
+            start: false,
+        };
+        assert_eq!(encrypting(&sides).map_err(|why| why.code), expect);
     }
 }
 
