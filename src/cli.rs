@@ -18,9 +18,10 @@ use clap_complete::Shell;
 use crate::plan::MoveRequest;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
+pub use arguments::SiteArgs;
 use arguments::{
-    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
-    VerifyArg,
+    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SimArgs, SshArgs, Tuning,
+    Verb, VerifyArg,
 };
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
@@ -43,6 +44,15 @@ pub enum Request {
     Demo(Common),
     /// Keep simulated clusters running.
     Sim(Common),
+    /// Serve one simulated cluster on this storage machine.
+    Site(SiteArgs),
+    /// Judge disks by the ledger of a simulated guest.
+    SimProof {
+        /// The ledger.
+        ledger: PathBuf,
+        /// The disks, in the order of the guest's drives.
+        images: Vec<PathBuf>,
+    },
     /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
     Porter(Vec<OsString>),
 }
@@ -55,7 +65,11 @@ impl Request {
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
-            Request::Completions(_) | Request::Man | Request::Porter(_) => false,
+            Request::Completions(_)
+            | Request::Man
+            | Request::Site(_)
+            | Request::SimProof { .. }
+            | Request::Porter(_) => false,
         }
     }
 }
@@ -117,7 +131,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Completions { shell } => Ok(Request::Completions(shell)),
         Verb::Man => Ok(Request::Man),
         Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), None, &output))),
-        Verb::Sim(output) => Ok(Request::Sim(settle(nothing(), None, &output))),
+        Verb::Sim(SimArgs {
+            site: Some(site), ..
+        }) => Ok(Request::Site(site)),
+        Verb::Sim(SimArgs { site: None, output }) => {
+            Ok(Request::Sim(settle(nothing(), None, &output)))
+        }
+        Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
     }
 }
 
