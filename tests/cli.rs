@@ -219,6 +219,8 @@ fn commands_are_told_from_clusters() {
         Request::Man => "man".to_owned(),
         Request::Demo(common) => format!("demo {}", common.json),
         Request::Sim(common) => format!("sim {}", common.debug),
+        Request::Site(site) => format!("site {site:?}"),
+        Request::SimProof { ledger, images } => format!("sim-proof {ledger:?} {images:?}"),
         Request::Porter(arguments) => format!("porter {arguments:?}"),
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");

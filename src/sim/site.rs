@@ -101,7 +101,7 @@ impl Site {
         })
     }
 
-    /// Returns what a client needs: address, fingerprint, and the directory that is the root of each node.
+    /// Returns what a client needs: address, certificate, and the directory that is the root of each node.
     pub fn ready(&self) -> Value {
         let Some(cluster) = self.simulation.cluster(&self.cluster) else {
             return Value::Null;
@@ -118,7 +118,7 @@ impl Site {
             .collect();
         json!({
             "ready": cluster.alias, "address": cluster.address.to_string(),
-            "fingerprint": pairs.join(":"), "nodes": nodes,
+            "fingerprint": pairs.join(":"), "certificate": cluster.certificate_pem, "nodes": nodes,
         })
     }
 

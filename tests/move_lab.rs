@@ -1,0 +1,486 @@
+//! Whole moves by the real program between real pools, and what the clusters that hold them promise.
+//!
+//! It needs the storage lab: two machines with OpenZFS, which `PROXMOVE_LAB_ENV` says how to reach. Each runs one
+//! simulated cluster, whose guests write numbered records into zvols (`sim/site.rs`); the program runs here. Read next:
+//! `support/sites.rs`.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "support/machines.rs"]
+mod machines;
+#[path = "support/not_run.rs"]
+mod not_run;
+#[path = "support/sites.rs"]
+mod sites;
+#[path = "support/stage.rs"]
+mod stage;
+
+use std::time::Duration;
+
+use machines::{Lab, Machine};
+use proxmove::sim::world::scenario::{DiskSpec, GuestSpec};
+use serde_json::{Value, json};
+use sites::{Site, Sites, cluster, files, zfspool};
+use stage::{Ended, MIB, disk, guest, launch_at, program};
+
+/// What a move may take under emulation.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn lab(what: &str) -> Option<Lab> {
+    match Lab::find() {
+        Ok(lab) => Some(lab),
+        Err(why) => {
+            not_run::not_run(what, why);
+            None
+        }
+    }
+}
+
+fn on(storage: &str, disk: DiskSpec) -> DiskSpec {
+    DiskSpec {
+        storage: storage.to_owned(),
+        ..disk
+    }
+}
+
+/// Returns a guest with a disk of 8 KiB blocks, one of 16 KiB blocks, and a sparse one.
+fn three_zvols(write_rate: u64) -> GuestSpec {
+    let disks = vec![
+        on("z8", disk("scsi0", "raw", 96 * MIB)),
+        on("z16", disk("scsi1", "raw", 64 * MIB)),
+        on("thin", disk("virtio2", "raw", 64 * MIB)),
+    ];
+    guest(565, "web1", disks, write_rate)
+}
+
+fn three_pools() -> Vec<proxmove::sim::world::scenario::StorageSpec> {
+    vec![
+        zfspool("z8", &[("blocksize", "8k")]),
+        zfspool("z16", &[("blocksize", "16k")]),
+        zfspool("thin", &[("sparse", "1")]),
+    ]
+}
+
+fn tank() -> Vec<proxmove::sim::world::scenario::StorageSpec> {
+    vec![zfspool("tank", &[("sparse", "1")])]
+}
+
+fn run(sites: &Sites, arguments: &[&str]) -> Ended {
+    launch_at(&sites.home, arguments, &[])
+        .patient(PATIENCE)
+        .wait()
+}
+
+/// Returns the VMID of the guest of that name.
+async fn vmid(site: &Site, name: &str) -> u32 {
+    let (_, _, guests) = site.ask("GET", "/cluster/resources?type=vm", "").await;
+    // What the resources say may be some moments old; the configurations are not.
+    let vmids = guests.as_array().unwrap().iter();
+    let mut vmids = vmids.map(|guest| u32::try_from(guest["vmid"].as_u64().unwrap()).unwrap());
+    vmids
+        .find(|vmid| site.guest(*vmid)["config"]["name"] == name)
+        .unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+/// Returns the dataset of a zvol's device.
+fn dataset(device: &str) -> &str {
+    device.strip_prefix("/dev/zvol/").unwrap()
+}
+
+fn property(machine: &Machine, name: &str, dataset: &str) -> String {
+    let line = format!("zfs get -Hp -o value {name} {dataset}");
+    machine.run(&line).trim().to_owned()
+}
+
+/// Returns the guids of a zvol's snapshots, oldest first.
+fn guids(machine: &Machine, dataset: &str) -> Vec<String> {
+    let line = format!("zfs list -Hp -t snapshot -o guid -s createtxg -d1 {dataset}");
+    machine.run(&line).lines().map(str::to_owned).collect()
+}
+
+/// Fails the test unless each disk's newest snapshot on the target is one of the source's, with its data, and the source
+/// has changed since in nothing.
+fn chained(source: (&Site, &[String]), target: (&Site, &[String])) {
+    assert_eq!(source.1.len(), target.1.len());
+    for (from, to) in source.1.iter().zip(target.1) {
+        let (from, to) = (dataset(from), dataset(to));
+        let there = guids(&source.0.machine, from);
+        let here = guids(&target.0.machine, to);
+        let newest = here
+            .last()
+            .unwrap_or_else(|| panic!("{to} has no snapshot"));
+        assert_eq!(
+            there.last(),
+            Some(newest),
+            "{from} and {to} have no common end"
+        );
+        let known: Vec<&String> = there.iter().filter(|guid| here.contains(guid)).collect();
+        assert_eq!(known, here.iter().collect::<Vec<_>>(), "{to} has others");
+        assert_eq!(property(&source.0.machine, "written", from), "0", "{from}");
+        for name in ["volsize", "volblocksize"] {
+            assert_eq!(
+                property(&source.0.machine, name, from),
+                property(&target.0.machine, name, to),
+                "{name} of {to}"
+            );
+        }
+    }
+}
+
+fn summary(ended: &Ended) -> Value {
+    let summary = ended.events().pop().unwrap();
+    assert_eq!(summary["event"], "move-done", "{summary}");
+    summary
+}
+
+fn figures(what: &str, ended: &Ended, records: u64) {
+    let summary = summary(ended);
+    eprintln!(
+        "{what}: {records} records, {:.1} s, downtime {} s, {} rounds, {} KiB carried, {} KiB of them at the end",
+        ended.duration.as_secs_f64(),
+        summary["downtime_seconds"],
+        summary["rounds"],
+        summary["carried"].as_u64().unwrap_or(0) / 1024,
+        summary["final_carried"].as_u64().unwrap_or(0) / 1024,
+    );
+}
+
+/// Fails the test unless the guest was moved: retired and stopped there, running here. Proves its records, on both.
+/// Returns the target's VMID and the number of records.
+async fn moved(source: (&Site, u32), target: &Site) -> (u32, u64) {
+    let (source, old) = source;
+    let retired = source.guest(old);
+    assert_eq!(retired["config"]["name"], "web1--MIGRATED");
+    assert_eq!(retired["config"]["onboot"], "0");
+    assert_eq!(retired["running"], false);
+    let new = vmid(target, "web1").await;
+    let running = target.guest(new);
+    assert_eq!(running["running"], true, "{running}");
+    assert!(running["config"]["lock"].is_null(), "{running}");
+    let ledger = source.ledger(old);
+    let records = target.prove(&ledger, &target.images(new));
+    assert_eq!(source.prove(&ledger, &source.images(old)), records);
+    (new, records)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_guest_with_three_zvols_is_moved_and_comes_back_with_what_has_changed() {
+    let Some(lab) = lab("a move between zpools, there and back") else {
+        return;
+    };
+    let sites = Sites::start(
+        &lab,
+        program(),
+        cluster("apple", "node1", three_pools(), vec![three_zvols(MIB)]),
+        cluster("banana", "node2", tank(), Vec::new()),
+    );
+    let (apple, banana) = (&sites.source, &sites.target);
+    apple.await_records(565, 200);
+    let there = run(
+        &sites,
+        &[
+            "--json", "--yes", "apple", "banana", "node2", "tank", "web1",
+        ],
+    )
+    .expect(0);
+    let (new, records) = moved((apple, 565), banana).await;
+    chained((apple, &apple.images(565)), (banana, &banana.images(new)));
+    figures("there", &there, records);
+
+    // It goes on writing where it is now, and is moved back. Its drives find their old storages.
+    let ledger = format!("{}/from-apple.json", banana.directory);
+    banana.machine.put(&apple.ledger(565), &ledger);
+    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 4, "ledger": ledger}));
+    banana.await_records(new, 100);
+    let back = run(
+        &sites,
+        &[
+            "--json",
+            "--yes",
+            "--map-storage",
+            "scsi0=z8,virtio2=thin",
+            "banana",
+            "apple",
+            "node1",
+            "z16",
+            "web1",
+        ],
+    )
+    .expect(0);
+    let (again, records) = moved((banana, new), apple).await;
+    chained((banana, &banana.images(new)), (apple, &apple.images(again)));
+    figures("back", &back, records);
+    let carried = |ended: &Ended| summary(ended)["carried"].as_u64().unwrap();
+    assert!(
+        carried(&back) * 4 < carried(&there),
+        "{} bytes there, {} back",
+        carried(&there),
+        carried(&back)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_guest_is_moved_from_files_to_zvols_and_back() {
+    let Some(lab) = lab("a move between files and zvols, there and back") else {
+        return;
+    };
+    let disks = vec![
+        on("files", disk("scsi0", "raw", 64 * MIB)),
+        on("files", disk("virtio1", "raw", 32 * MIB)),
+    ];
+    let sites = Sites::start(
+        &lab,
+        program(),
+        cluster(
+            "apple",
+            "node1",
+            vec![files("files")],
+            vec![guest(565, "web1", disks, MIB / 2)],
+        ),
+        cluster("banana", "node2", tank(), Vec::new()),
+    );
+    let (apple, banana) = (&sites.source, &sites.target);
+    apple.await_records(565, 200);
+    let there = run(
+        &sites,
+        &[
+            "--json", "--yes", "apple", "banana", "node2", "tank", "web1",
+        ],
+    )
+    .expect(0);
+    let (new, records) = moved((apple, 565), banana).await;
+    figures("files to zvols", &there, records);
+
+    let ledger = format!("{}/from-apple.json", banana.directory);
+    banana.machine.put(&apple.ledger(565), &ledger);
+    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 4, "ledger": ledger}));
+    banana.await_records(new, 100);
+    let back = run(
+        &sites,
+        &[
+            "--json", "--yes", "banana", "apple", "node1", "files", "web1",
+        ],
+    )
+    .expect(0);
+    let (_, records) = moved((banana, new), apple).await;
+    figures("zvols to files", &back, records);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_writes_to_zvols_and_what_it_was_told_is_written_is_in_their_snapshots() {
+    let Some(lab) = lab("simulated guests on zvols") else {
+        return;
+    };
+    let spec = cluster("apple", "node1", three_pools(), vec![three_zvols(MIB)]);
+    let site = Site::start(lab.connect('A'), program(), spec, 0.1);
+    site.await_records(565, 300);
+    let images = site.images(565);
+    assert_eq!(images.len(), 3);
+    for (image, block) in images.iter().zip(["8192", "16384", "16384"]) {
+        assert_eq!(
+            property(&site.machine, "volblocksize", dataset(image)),
+            block
+        );
+    }
+    // Only the storage that says so has sparse zvols.
+    let reserved =
+        |place: usize| property(&site.machine, "refreservation", dataset(&images[place]));
+    assert_ne!(reserved(0), "0");
+    assert_ne!(reserved(1), "0");
+    assert_eq!(reserved(2), "0");
+
+    // Switched off, nothing flushed: what was acknowledged is in the zvol all the same.
+    assert_eq!(
+        site.ask_task("POST", "/nodes/node1/qemu/565/status/stop", "")
+            .await,
+        "OK"
+    );
+    site.machine
+        .run(&format!("zfs snapshot -r {}@after", site.dataset));
+    let killed = site.ledger(565);
+    assert!(site.prove(&killed, &images) > 0);
+    // The disks have what the guest wrote and nothing since, as their snapshots show.
+    assert_eq!(property(&site.machine, "written", dataset(&images[0])), "0");
+
+    // Started again it goes on, and a shutdown flushes. A shutdown's ledger knows of nothing in flight.
+    assert_eq!(
+        site.ask_task("POST", "/nodes/node1/qemu/565/status/start", "")
+            .await,
+        "OK"
+    );
+    site.await_records(565, 50);
+    assert_eq!(
+        site.ask_task("POST", "/nodes/node1/qemu/565/status/shutdown", "")
+            .await,
+        "OK"
+    );
+    let ended: Value = serde_json::from_slice(&site.ledger(565)).unwrap();
+    let before: Value = serde_json::from_slice(&killed).unwrap();
+    assert!(ended["last_sequence"].as_u64() > before["last_sequence"].as_u64());
+    assert_eq!(ended["in_flight"], json!([]));
+    let records = site.prove(&site.ledger(565), &images);
+    assert_ne!(property(&site.machine, "written", dataset(&images[0])), "0");
+
+    // And the proof is one: on the disks as they were before, records are missing or old.
+    let old = format!("{}/clone", site.dataset);
+    site.machine.run(&format!(
+        "zfs clone {}@after {old} && udevadm settle",
+        dataset(&images[0])
+    ));
+    let file = format!("{}/ledger-565.json", site.directory);
+    let clone = format!("/dev/zvol/{old}");
+    let line = format!(
+        "{} sim-proof --ledger {file} {clone} {} {}",
+        program_on(&site),
+        images[1],
+        images[2]
+    );
+    let output = site.machine.try_run(&line);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    site.machine.run(&format!("zfs destroy {old}"));
+    eprintln!("{records} records on three zvols");
+}
+
+fn program_on(site: &Site) -> String {
+    site.machine.install(program())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_on_a_pool_are_allocated_attached_and_freed_as_by_proxmox_ve() {
+    let Some(lab) = lab("volumes of a simulated cluster on a zpool") else {
+        return;
+    };
+    let mut idle = guest(
+        100,
+        "idle",
+        vec![on("z8", disk("scsi0", "raw", 5 * MIB))],
+        0,
+    );
+    idle.running = false;
+    let spec = cluster("apple", "node1", three_pools(), vec![idle]);
+    let site = Site::start(lab.connect('A'), program(), spec, 0.0);
+    let content = "/nodes/node1/storage/thin/content";
+
+    // A size that is no whole MiB is rounded up, but only on the pool.
+    let body = "vmid=100&filename=vm-100-disk-7&size=5121";
+    let (status, reason, volid) = site.ask("POST", content, body).await;
+    assert_eq!(
+        (status, volid),
+        (200, json!("thin:vm-100-disk-7")),
+        "{reason}"
+    );
+    let (_, reason, _) = site.ask("POST", content, body).await;
+    let zvol = format!("{}/thin/vm-100-disk-7", site.dataset);
+    assert_eq!(
+        reason,
+        format!("zfs error: cannot create '{zvol}': dataset already exists")
+    );
+    let (_, reason, _) = site
+        .ask("POST", content, "vmid=100&filename=disk&size=1M")
+        .await;
+    assert_eq!(reason, "illegal name 'disk' - should be 'vm-100-*'");
+    let thick = "/nodes/node1/storage/z16/content";
+    let body = "vmid=100&filename=vm-100-disk-9&size=900G";
+    let (_, reason, _) = site.ask("POST", thick, body).await;
+    assert!(
+        reason.ends_with("/z16/vm-100-disk-9': out of space"),
+        "{reason}"
+    );
+    let (_, _, rows) = site.ask("GET", content, "").await;
+    assert_eq!(
+        rows,
+        json!([{
+            "volid": "thin:vm-100-disk-7", "content": "images", "format": "raw", "size": 6 * MIB,
+            "name": "vm-100-disk-7", "vmid": 100, "parent": null,
+        }])
+    );
+    let (_, _, state) = site
+        .ask("GET", "/nodes/node1/storage/thin/status", "")
+        .await;
+    assert_eq!(
+        (&state["active"], &state["type"]),
+        (&json!(1), &json!("zfspool"))
+    );
+    let number = |key: &str| state[key].as_u64().unwrap();
+    assert_eq!(number("total"), number("used") + number("avail"));
+    assert!(
+        number("total") > 1 << 30 && number("total") < 16 << 30,
+        "{state}"
+    );
+    let (_, _, one) = site
+        .ask("GET", &format!("{content}/thin:vm-100-disk-7"), "")
+        .await;
+    assert_eq!(
+        (&one["path"], &one["size"]),
+        (&json!(format!("/dev/zvol/{zvol}")), &json!(6 * MIB))
+    );
+
+    // Attached, taken out, attached again; one that is not there never is.
+    let config = "/nodes/node1/qemu/100/config";
+    let (_, reason, _) = site.ask("PUT", config, "scsi1=thin:vm-100-disk-8").await;
+    assert_eq!(
+        reason,
+        "timeout: no zvol device link for 'vm-100-disk-8' found after 10 sec."
+    );
+    let (status, reason, _) = site
+        .ask("PUT", config, "scsi1=thin:vm-100-disk-7,size=1G")
+        .await;
+    assert_eq!(status, 200, "{reason}");
+    let shown = site.guest(100)["config"].clone();
+    assert_eq!(shown["scsi1"], "thin:vm-100-disk-7,size=6M");
+    let (_, reason, _) = site
+        .ask("DELETE", &format!("{content}/thin:vm-100-disk-7"), "")
+        .await;
+    assert_eq!(
+        reason,
+        "cannot remove volume 'thin:vm-100-disk-7', used by VM with ID '100'"
+    );
+    assert_eq!(site.ask("PUT", config, "delete=scsi1").await.0, 200);
+    assert_eq!(site.guest(100)["config"]["unused0"], "thin:vm-100-disk-7");
+    // A snapshot goes with its zvol.
+    site.machine.run(&format!("zfs snapshot {zvol}@before"));
+    assert_eq!(site.ask("PUT", config, "delete=unused0").await.0, 200);
+    assert_eq!(site.ask("GET", content, "").await.2, json!([]));
+
+    // The lowest free number is taken; a new disk starts empty, grows, and starts only while its zvol is there.
+    let (status, reason, _) = site.ask("PUT", config, "scsi2=z8:0.0625").await;
+    assert_eq!(status, 200, "{reason}");
+    assert_eq!(
+        site.guest(100)["config"]["scsi2"],
+        "z8:vm-100-disk-1,size=64M"
+    );
+    let resize = "/nodes/node1/qemu/100/resize";
+    assert_eq!(
+        site.ask_task("PUT", resize, "disk=scsi2&size=%2B16M").await,
+        "OK"
+    );
+    let grown = format!("{}/z8/vm-100-disk-1", site.dataset);
+    assert_eq!(
+        property(&site.machine, "volsize", &grown),
+        (80 * MIB).to_string()
+    );
+    site.machine
+        .run(&format!("zfs rename {grown} {grown}-hidden"));
+    let start = "/nodes/node1/qemu/100/status/start";
+    assert_eq!(
+        site.ask_task("POST", start, "").await,
+        "timeout: no zvol device link for 'vm-100-disk-1' found after 300 sec."
+    );
+    site.machine.run(&format!(
+        "zfs rename {grown}-hidden {grown} && udevadm settle"
+    ));
+    assert_eq!(site.ask_task("POST", start, "").await, "OK");
+    assert_eq!(
+        site.ask_task("POST", "/nodes/node1/qemu/100/status/stop", "")
+            .await,
+        "OK"
+    );
+    assert_eq!(
+        site.ask_task("DELETE", "/nodes/node1/qemu/100", "").await,
+        "OK"
+    );
+    let left = site.machine.run(&format!(
+        "zfs list -H -o name -t volume -r {}",
+        site.dataset
+    ));
+    assert_eq!(left, "");
+}
