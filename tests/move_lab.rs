@@ -266,6 +266,37 @@ async fn a_running_guest_is_moved_from_files_to_zvols_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_guest_is_moved_between_files_of_the_lab() {
+    let Some(lab) = lab("a move between files of the lab's machines") else {
+        return;
+    };
+    let disks = vec![on("files", disk("scsi0", "qcow2", 32 * MIB))];
+    let sites = Sites::start(
+        &lab,
+        program(),
+        cluster(
+            "apple",
+            "node1",
+            vec![files("files")],
+            vec![guest(565, "web1", disks, MIB / 2)],
+        ),
+        cluster("banana", "node2", vec![files("files")], Vec::new()),
+    );
+    let (apple, banana) = (&sites.source, &sites.target);
+    apple.await_records(565, 200);
+    // A dry run writes nothing.
+    let place = ["apple", "banana", "node2", "files", "web1"];
+    run(&sites, &[&["-n"], &place[..]].concat()).expect(0);
+    for site in [apple, banana] {
+        let asked = site.order(&json!({"order": "requests"}));
+        assert_eq!(asked["requests"], json!([]));
+    }
+    let there = run(&sites, &[&["--json", "--yes"], &place[..]].concat()).expect(0);
+    let (_, records) = moved((apple, 565), banana).await;
+    figures("files to files", &there, records);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_writes_to_zvols_and_what_it_was_told_is_written_is_in_their_snapshots() {
     let Some(lab) = lab("simulated guests on zvols") else {
         return;
@@ -422,7 +453,7 @@ async fn volumes_on_a_pool_are_allocated_attached_and_freed_as_by_proxmox_ve() {
         "timeout: no zvol device link for 'vm-100-disk-8' found after 10 sec."
     );
     let (status, reason, _) = site
-        .ask("PUT", config, "scsi1=thin:vm-100-disk-7,size=1G")
+        .ask("PUT", config, "scsi1=thin:vm-100-disk-7%2Csize%3D1G")
         .await;
     assert_eq!(status, 200, "{reason}");
     let shown = site.guest(100)["config"].clone();

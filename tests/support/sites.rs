@@ -246,6 +246,10 @@ impl Site {
             .map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned())
             .unwrap_or_default();
         let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default();
+        let reason = match &body["errors"] {
+            Value::Null => reason,
+            errors => format!("{reason} {errors}"),
+        };
         (status, reason, body["data"].clone())
     }
 
