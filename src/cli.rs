@@ -5,6 +5,7 @@
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
 mod arguments;
+mod site;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,11 +19,12 @@ use clap_complete::Shell;
 use crate::plan::MoveRequest;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
-pub use arguments::SiteArgs;
 use arguments::{
-    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SimArgs, SshArgs, Tuning,
-    Verb, VerifyArg,
+    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
+    VerifyArg,
 };
+use site::SimArgs;
+pub use site::SiteArgs;
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
 pub const DEFAULT_SSH_CIPHERS: &str = "aes128-gcm@openssh.com,aes128-ctr";

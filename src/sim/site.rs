@@ -4,6 +4,9 @@
 //! elsewhere. It starts no SSH server, writes no proxmoverc and removes no volume: whoever made the pools does all that.
 //! What cannot be asked by the API is ordered by lines of JSON. Read next: `commands/site.rs`, `world/zpool.rs`.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;

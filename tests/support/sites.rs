@@ -148,6 +148,11 @@ impl Site {
         }
     }
 
+    /// Returns the path of the program on the machine.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
     /// Gives an order and returns the answer.
     #[track_caller]
     pub fn order(&self, order: &Value) -> Value {
@@ -315,8 +320,12 @@ impl Drop for Site {
         // The end of its orders ends it.
         drop(self.talk.lock().map(|mut talk| talk.take()));
         let _ = self.process.wait();
+        // Snapshots that a move keeps are held.
         let line = format!(
-            "for n in 1 2 3 4 5; do zfs destroy -r {0} && break; sleep 1; done; rm -rf {1}",
+            "zfs list -H -o name -t snapshot -r {0} | xargs -r zfs holds -H |
+                 while read -r snapshot tag when; do zfs release \"$tag\" \"$snapshot\"; done
+             for n in 1 2 3 4 5; do zfs destroy -r {0} && break; sleep 1; done
+             rm -rf {1}",
             self.dataset, self.directory
         );
         let output = self.machine.try_run(&line);

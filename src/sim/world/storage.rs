@@ -135,7 +135,13 @@ impl Cluster {
             .ok_or_else(|| format!("unable to parse volume ID '{volid}'"))?;
         self.storage(storage)?;
         if self.storage(storage)?.kind == "zfspool" {
-            let owner = owner_in_name(name).filter(|_| !name.contains('/'));
+            let is_whole = !name.contains('/')
+                && !name.contains(char::is_whitespace)
+                && name
+                    .splitn(3, '-')
+                    .nth(2)
+                    .is_some_and(|rest| !rest.is_empty());
+            let owner = owner_in_name(name).filter(|_| is_whole);
             return match owner {
                 Some(owner) => Ok(VolumeName {
                     storage: storage.to_owned(),
