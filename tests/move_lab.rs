@@ -31,7 +31,7 @@ fn lab(what: &str) -> Option<Lab> {
     match Lab::find() {
         Ok(lab) => Some(lab),
         Err(why) => {
-            not_run::not_run(what, why);
+            not_run::not_run(format!("the storage lab: {what}"), why);
             None
         }
     }
