@@ -47,9 +47,9 @@ fn on(storage: &str, disk: DiskSpec) -> DiskSpec {
 /// Returns a guest with a disk of 8 KiB blocks, one of 16 KiB blocks, and a sparse one.
 fn three_zvols(write_rate: u64) -> GuestSpec {
     let disks = vec![
-        on("z8", disk("scsi0", "raw", 96 * MIB)),
-        on("z16", disk("scsi1", "raw", 64 * MIB)),
-        on("thin", disk("virtio2", "raw", 64 * MIB)),
+        on("z8", disk("scsi0", "raw", 64 * MIB)),
+        on("z16", disk("scsi1", "raw", 48 * MIB)),
+        on("thin", disk("virtio2", "raw", 48 * MIB)),
     ];
     guest(565, "web1", disks, write_rate)
 }
@@ -172,7 +172,7 @@ async fn a_running_guest_with_three_zvols_is_moved_and_comes_back_with_what_has_
     let sites = Sites::start(
         &lab,
         program(),
-        cluster("apple", "node1", three_pools(), vec![three_zvols(MIB)]),
+        cluster("apple", "node1", three_pools(), vec![three_zvols(MIB / 2)]),
         cluster("banana", "node2", tank(), Vec::new()),
     );
     let (apple, banana) = (&sites.source, &sites.target);
@@ -191,7 +191,7 @@ async fn a_running_guest_with_three_zvols_is_moved_and_comes_back_with_what_has_
     // It goes on writing where it is now, and is moved back. Its drives find their old storages.
     let ledger = format!("{}/from-apple.json", banana.directory);
     banana.machine.put(&apple.ledger(565), &ledger);
-    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 4, "ledger": ledger}));
+    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 8, "ledger": ledger}));
     banana.await_records(new, 100);
     let back = run(
         &sites,
@@ -254,7 +254,7 @@ async fn a_running_guest_is_moved_from_files_to_zvols_and_back() {
 
     let ledger = format!("{}/from-apple.json", banana.directory);
     banana.machine.put(&apple.ledger(565), &ledger);
-    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 4, "ledger": ledger}));
+    banana.order(&json!({"order": "write", "vmid": new, "rate": MIB / 8, "ledger": ledger}));
     banana.await_records(new, 100);
     let back = run(
         &sites,
