@@ -5,6 +5,7 @@
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
 mod arguments;
+mod site;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,6 +23,8 @@ use arguments::{
     Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
     VerifyArg,
 };
+use site::SimArgs;
+pub use site::SiteArgs;
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
 pub const DEFAULT_SSH_CIPHERS: &str = "aes128-gcm@openssh.com,aes128-ctr";
@@ -43,6 +46,15 @@ pub enum Request {
     Demo(Common),
     /// Keep simulated clusters running.
     Sim(Common),
+    /// Serve one simulated cluster on this storage machine.
+    Site(SiteArgs),
+    /// Judge disks by the ledger of a simulated guest.
+    SimProof {
+        /// The ledger.
+        ledger: PathBuf,
+        /// The disks, in the order of the guest's drives.
+        images: Vec<PathBuf>,
+    },
     /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
     Porter(Vec<OsString>),
 }
@@ -55,7 +67,11 @@ impl Request {
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
-            Request::Completions(_) | Request::Man | Request::Porter(_) => false,
+            Request::Completions(_)
+            | Request::Man
+            | Request::Site(_)
+            | Request::SimProof { .. }
+            | Request::Porter(_) => false,
         }
     }
 }
@@ -117,7 +133,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Completions { shell } => Ok(Request::Completions(shell)),
         Verb::Man => Ok(Request::Man),
         Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), None, &output))),
-        Verb::Sim(output) => Ok(Request::Sim(settle(nothing(), None, &output))),
+        Verb::Sim(SimArgs {
+            site: Some(site), ..
+        }) => Ok(Request::Site(site)),
+        Verb::Sim(SimArgs { site: None, output }) => {
+            Ok(Request::Sim(settle(nothing(), None, &output)))
+        }
+        Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
     }
 }
 

@@ -221,9 +221,17 @@ fn commands_are_told_from_clusters() {
         Request::Man => "man".to_owned(),
         Request::Demo(common) => format!("demo {}", common.json),
         Request::Sim(common) => format!("sim {}", common.debug),
+        Request::Site(site) => format!("site {site:?}"),
+        Request::SimProof { ledger, images } => format!("sim-proof {ledger:?} {images:?}"),
         Request::Porter(arguments) => format!("porter {arguments:?}"),
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");
+    assert_eq!(shown("sim --debug"), "sim true");
+    assert!(shown("sim --scenario s --cluster apple --directory d").starts_with("site SiteArgs {"));
+    assert_eq!(
+        shown("sim-proof --ledger l /dev/a b.qcow2"),
+        "sim-proof \"l\" [\"/dev/a\", \"b.qcow2\"]"
+    );
     assert_eq!(shown("-n apple check node2 ssd man"), "move apple man");
     assert_eq!(shown("move check banana node2 ssd web1"), "move check web1");
     assert_eq!(shown("move move move move move move"), "move move move");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
 
@@ -101,7 +102,17 @@ pub(super) enum Verb {
     /// Keep two simulated clusters running, to try proxmove out
     ///
     /// Prints a proxmoverc for them. They end with Ctrl-C, and nothing is left behind.
-    Sim(OutputArgs),
+    Sim(SimArgs),
+    /// Judge a guest's disks by the ledger of a simulated guest
+    #[command(hide = true)]
+    SimProof {
+        /// The ledger
+        #[arg(long, value_name = "FILE")]
+        ledger: PathBuf,
+        /// The disks in the order of the guest's drives: block devices, raw files, or files whose names end in .qcow2
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

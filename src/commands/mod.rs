@@ -6,6 +6,7 @@
 mod check;
 mod demo;
 mod show;
+mod site;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Man => written(cli::manual(&mut io::stdout())),
         Request::Demo(common) => demo::run(process, &common).await,
         Request::Sim(_) => demo::keep(process).await,
+        Request::Site(arguments) => site::serve(arguments).await,
+        Request::SimProof { ledger, images } => site::prove(&ledger, &images),
         // The porter is synchronous and never gets here.
         Request::Porter(_) => Ok(ExitCode::Usage),
     }

@@ -6,6 +6,7 @@
 //!
 //! Read next: `guest/record.rs` (what is written), `guest/ledger.rs` (what must be there), `guest/image.rs`.
 
+mod device;
 mod fill;
 mod image;
 mod ledger;
@@ -388,7 +389,7 @@ impl Guest {
             sequence,
         });
         if target.format == Format::Raw {
-            // In the page cache, which a killed process leaves behind: as good as complete.
+            // In the page cache, or in the device: a killed process leaves it behind, so it is as good as complete.
             let write = self.unflushed.pop();
             self.note(write);
         }

@@ -2,12 +2,15 @@
 //!
 //! For `proxmove demo`, for the tests, and for rehearsing. It is never kinder than the real thing: what Proxmox VE
 //! refuses, it refuses in the same words. It does not migrate, snapshot, clone, back up or run containers. Read next:
-//! [`world`] (the state), [`api`] (the answers), [`host`] (SSH servers), [`guest`] (what running guests write), [`stage`]
-//! (all of it together, with an operator's home).
+//! [`world`] (the state), [`api`] (the answers), [`host`] (SSH servers), [`guest`] (what running guests write),
+//! [`players`] (who plays them), [`stage`] (all of it together, with an operator's home), [`site`] (one cluster on a
+//! storage machine).
 
 pub mod api;
 pub mod guest;
 pub mod host;
+pub mod players;
+pub mod site;
 pub mod stage;
 pub mod world;
 
@@ -89,6 +92,21 @@ impl Simulation {
         machine: Arc<dyn GuestMachine>,
         directory: &Path,
     ) -> io::Result<Simulation> {
+        Simulation::start_at(
+            scenario,
+            machine,
+            directory,
+            (Ipv4Addr::LOCALHOST, 0).into(),
+        )
+    }
+
+    /// Starts the clusters in a directory, listening at an address; several clusters need port 0, for any that is free.
+    pub fn start_at(
+        scenario: Scenario,
+        machine: Arc<dyn GuestMachine>,
+        directory: &Path,
+        address: SocketAddr,
+    ) -> io::Result<Simulation> {
         let world = Arc::new(Mutex::new(world::setup::build(&scenario, directory)?));
         // A runtime of its own: clients that block their thread must not stop the server.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,7 +124,7 @@ impl Simulation {
             _temporary: None,
         };
         for place in 0..scenario.clusters.len() {
-            let cluster = simulation.serve(place)?;
+            let cluster = simulation.serve(place, address)?;
             simulation.clusters.push(cluster);
         }
         simulation.keep_broadcasting(Duration::from_millis(scenario.pace.broadcast.max(1)));
@@ -134,11 +152,14 @@ impl Simulation {
         self.runtime.as_ref().map(tokio::runtime::Runtime::handle)
     }
 
-    fn serve(&self, place: usize) -> io::Result<SimulatedCluster> {
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    fn serve(&self, place: usize, address: SocketAddr) -> io::Result<SimulatedCluster> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        if !address.ip().is_unspecified() && !address.ip().is_loopback() {
+            names.push(address.ip().to_string());
+        }
         let certificate = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
         let fingerprint: [u8; 32] = Sha256::digest(certificate.cert.der()).into();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mut world = self.world();

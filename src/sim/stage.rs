@@ -1,19 +1,20 @@
 //! A whole stage: simulated clusters, an SSH host for every node, guests that write, and an operator's home with keys,
 //! known hosts and a proxmoverc. For the demo, for `proxmove sim`, and for tests that run the real program.
 //!
-//! Everything is in one directory and ends with the stage. Read next: `demo.rs`.
+//! Everything is in one directory and ends with the stage. Read next: `players.rs`, `demo.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Simulation;
-use super::guest::{Format, Image, Ledger, Verdict, Workload, Writer, fill};
+use super::guest::{Ledger, Verdict};
 use super::host::{HostSettings, Server, SimHost, generate_key};
-use super::world::machine::{GuestImage, GuestMachine, RunningGuest};
+use super::players::{Play, Players};
+use super::world::machine::GuestMachine;
 use super::world::scenario::{ClusterSpec, Scenario, StorageSpec};
 
 /// What a stage is made of.
@@ -38,7 +39,7 @@ pub struct Stage {
     pub home: PathBuf,
     /// The hosts by `CLUSTER-NODE`.
     pub hosts: BTreeMap<String, SimHost>,
-    guests: Arc<Guests>,
+    players: Arc<Players>,
     _directory: tempfile::TempDir,
 }
 
@@ -51,10 +52,15 @@ impl Stage {
         std::fs::create_dir_all(&ssh)?;
         std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o700))?;
         let (_, public) = generate_key(&ssh).map_err(io::Error::other)?;
-        let guests = Arc::new(Guests::new(&settings));
+        let players = Arc::new(Players::new(Play {
+            seed: settings.seed,
+            hot_bytes: settings.hot_bytes,
+            filled: settings.filled,
+            ledgers: None,
+        }));
         let clusters = directory.path().join("clusters");
         std::fs::create_dir(&clusters)?;
-        let machine = Arc::clone(&guests) as Arc<dyn GuestMachine>;
+        let machine = Arc::clone(&players) as Arc<dyn GuestMachine>;
         let simulation = Simulation::start_in(settings.scenario.clone(), machine, &clusters)?;
         let mut hosts = BTreeMap::new();
         let mut known_hosts = String::new();
@@ -80,7 +86,7 @@ impl Stage {
             simulation,
             home,
             hosts,
-            guests,
+            players,
             _directory: directory,
         };
         stage.write_proxmoverc(&settings.scenario)?;
@@ -108,10 +114,7 @@ impl Stage {
 
     /// Returns what a guest has written; of a running one what it had when it was last stopped.
     pub fn ledger(&self, cluster: &str, vmid: u32) -> Option<Ledger> {
-        let played = self.guests.lock();
-        played
-            .get(&(cluster.to_owned(), vmid))
-            .and_then(|guest| guest.ledger.clone())
+        self.players.ledger(cluster, vmid)
     }
 
     /// Proves that a moved guest's disks hold every record its source had completed.
@@ -121,13 +124,10 @@ impl Stage {
         let ledger = self
             .ledger(source.0, source.1)
             .ok_or_else(|| io::Error::other("the source guest was never stopped"))?;
-        let images = {
-            let played = self.guests.lock();
-            let guest = played.get(&(target.0.to_owned(), target.1));
-            guest
-                .map(|guest| guest.images.clone())
-                .ok_or_else(|| io::Error::other("the target guest was never started"))?
-        };
+        let images = self
+            .players
+            .images(target.0, target.1)
+            .ok_or_else(|| io::Error::other("the target guest was never started"))?;
         ledger.check(&images).map_err(io::Error::other)
     }
 
@@ -192,97 +192,4 @@ fn login(cluster: &ClusterSpec) -> (String, String) {
         || ("root@pam".to_owned(), "root".to_owned()),
         |user| (user.id.clone(), user.password.clone()),
     )
-}
-
-/// Plays the running guests of a stage.
-struct Guests {
-    seed: u64,
-    hot_bytes: Option<u64>,
-    filled: f64,
-    played: Mutex<BTreeMap<(String, u32), Played>>,
-}
-
-/// A guest that was started at least once.
-#[derive(Default)]
-struct Played {
-    images: Vec<Image>,
-    writer: Option<Writer>,
-    ledger: Option<Ledger>,
-}
-
-impl Guests {
-    fn new(settings: &StageSettings) -> Guests {
-        Guests {
-            seed: settings.seed,
-            hot_bytes: settings.hot_bytes,
-            filled: settings.filled,
-            played: Mutex::default(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Played>> {
-        self.played.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn play(&self, guest: &RunningGuest) -> Result<(), super::guest::GuestError> {
-        let mut played = self.lock();
-        let entry = played
-            .entry((guest.cluster.clone(), guest.vmid))
-            .or_default();
-        let first_time = entry.images.is_empty();
-        entry.images = guest.images.iter().map(image).collect();
-        if guest.write_rate == 0 {
-            return Ok(());
-        }
-        if first_time && self.filled > 0.0 {
-            for image in &entry.images {
-                fill(image, self.filled, self.seed)?;
-            }
-        }
-        let workload = Workload {
-            bytes_per_second: guest.write_rate,
-            seed: self.seed ^ u64::from(guest.vmid) << 32,
-            hot_bytes: self.hot_bytes,
-        };
-        let images = entry.images.clone();
-        entry.writer = Some(match entry.ledger.take() {
-            Some(ledger) => Writer::resume(images, workload, ledger)?,
-            None => Writer::start(images, workload)?,
-        });
-        Ok(())
-    }
-}
-
-fn image(image: &GuestImage) -> Image {
-    Image {
-        drive: image.drive.to_string(),
-        path: Path::new(&image.path).to_owned(),
-        format: match image.format.as_str() {
-            "qcow2" => Format::Qcow2,
-            _ => Format::Raw,
-        },
-        size: image.size,
-    }
-}
-
-impl GuestMachine for Guests {
-    fn start(&self, guest: &RunningGuest) {
-        if let Err(error) = self.play(guest) {
-            log::error!("simulated guest {} does not write: {error}", guest.vmid);
-        }
-    }
-
-    fn stop(&self, guest: &RunningGuest, hard: bool) {
-        let mut played = self.lock();
-        let Some(entry) = played.get_mut(&(guest.cluster.clone(), guest.vmid)) else {
-            return;
-        };
-        let Some(writer) = entry.writer.take() else {
-            return;
-        };
-        match if hard { writer.kill() } else { writer.stop() } {
-            Ok(ledger) => entry.ledger = Some(ledger),
-            Err(error) => log::error!("simulated guest {} wrote badly: {error}", guest.vmid),
-        }
-    }
 }

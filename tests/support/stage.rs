@@ -150,6 +150,7 @@ pub struct Running {
     errors: Option<JoinHandle<String>>,
     command: String,
     began: Instant,
+    patience: Duration,
 }
 
 /// A program that has ended.
@@ -165,12 +166,17 @@ pub struct Ended {
 
 /// Starts the program at home on a stage.
 pub fn launch(stage: &Stage, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
+    launch_at(&stage.home, arguments, environment)
+}
+
+/// Starts the program at an operator's home.
+pub fn launch_at(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
     let mut command = Command::new(program());
     command
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", &stage.home)
+        .env("HOME", home)
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -191,6 +197,7 @@ pub fn launch(stage: &Stage, arguments: &[&str], environment: &[(&str, &str)]) -
         errors: Some(errors),
         command: format!("proxmove {}", arguments.join(" ")),
         began: Instant::now(),
+        patience: PATIENCE,
     }
 }
 
@@ -200,6 +207,12 @@ pub fn run(stage: &Stage, arguments: &[&str]) -> Ended {
 }
 
 impl Running {
+    /// Waits longer than usual before it takes the program for hung.
+    pub fn patient(mut self, patience: Duration) -> Running {
+        self.patience = patience;
+        self
+    }
+
     /// Says whether it has ended.
     pub fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -217,13 +230,13 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if self.began.elapsed() > PATIENCE {
+            if self.began.elapsed() > self.patience {
                 let _ = self.child.kill();
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         let duration = self.began.elapsed();
-        assert!(duration < PATIENCE, "{} hangs", self.command);
+        assert!(duration < self.patience, "{} hangs", self.command);
         Ended {
             code: status
                 .code()

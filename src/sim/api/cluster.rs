@@ -137,16 +137,17 @@ fn storage_rows(call: &Call<'_>) -> Vec<Value> {
             {
                 continue;
             }
-            let active = node.online && !storage.unmounted;
+            let space = call.cluster.space(storage, &node.name);
+            let space = space.filter(|_| node.online);
             let mut row = json!({
                 "id": format!("storage/{}/{}", node.name, storage.id), "type": "storage",
                 "storage": storage.id, "node": node.name, "plugintype": storage.kind,
                 "shared": u8::from(storage.shared), "content": storage.content,
-                "status": if active { "available" } else { "unknown" },
+                "status": if space.is_some() { "available" } else { "unknown" },
             });
-            if active {
-                row["maxdisk"] = json!(storage.capacity);
-                row["disk"] = json!(call.cluster.used_bytes(storage, &node.name));
+            if let Some(space) = space {
+                row["maxdisk"] = json!(space.total);
+                row["disk"] = json!(space.used);
             }
             rows.push(row);
         }

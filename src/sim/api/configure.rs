@@ -12,7 +12,6 @@ use super::drives::{self, Parts};
 use super::{Call, Refusal, Reply, config_keys, rights, vm_on};
 use crate::sim::world::Cluster;
 use crate::sim::world::guest::{is_cdrom, is_drive, volume_of};
-use crate::sim::world::images;
 
 /// A change, checked for rights.
 #[derive(Clone, Debug)]
@@ -401,8 +400,7 @@ pub(super) fn resize(call: &mut Call<'_>) -> Reply {
         return Err(Refusal::died("shrinking disks is not supported"));
     }
     let by_task = call.release() >= (8, 0);
-    let format = volume.name.format();
-    images::grow(&volume.path, format, wanted).map_err(|error| error.to_string())?;
+    call.cluster.resize(&volume, wanted)?;
     let mut parts = Parts::parse(&key, &value);
     parts.options.insert("size".to_owned(), format_size(wanted));
     let mut text = parts.volume.clone();

@@ -1,6 +1,7 @@
 //! Drives in a configuration: who may name which volume, allocating new ones, attaching what is there.
 //!
-//! Attaching looks at the real file: it must exist, be in the format its name says, and gives the drive its size.
+//! Attaching looks at the real file or zvol: it must exist, be in the format its name says, and gives the drive its
+//! size.
 
 use std::collections::BTreeMap;
 
@@ -163,15 +164,16 @@ pub(super) fn resolve(
         }
         Wanted::Path => {}
         Wanted::CloudInit { storage } => {
-            let format = parts
-                .options
-                .remove("format")
-                .unwrap_or_else(|| "qcow2".to_owned());
+            let format = parts.options.remove("format");
+            let ending = match cluster.storage(storage)?.kind.as_str() {
+                "zfspool" => String::new(),
+                _ => format!(".{}", format.as_deref().unwrap_or("qcow2")),
+            };
             let name = VolumeName {
                 storage: storage.to_owned(),
                 content: "images",
                 owner: Some(vmid),
-                file: format!("vm-{vmid}-cloudinit.{format}"),
+                file: format!("vm-{vmid}-cloudinit{ending}"),
             };
             parts.volume = new_volume(cluster, node, name, CLOUD_INIT_SIZE, created, log)?;
             parts.options.insert("media".to_owned(), "cdrom".to_owned());
@@ -185,10 +187,21 @@ pub(super) fn resolve(
                 return Err("importing volumes is not simulated".to_owned());
             }
             let wanted = parts.options.remove("format");
-            let (format, size) = allocation(key, gibibytes, wanted, &parts.options)?;
+            let (format, asked) = allocation(key, gibibytes, wanted, &parts.options)?;
             let storage = cluster.active_storage(storage, node)?;
+            if storage.kind == "zfspool" && format != "raw" {
+                return Err(format!("unsupported format '{format}'"));
+            }
             let name = cluster.free_volume_name(storage, node, vmid, &format);
-            parts.volume = new_volume(cluster, node, name, size, created, log)?;
+            parts.volume = new_volume(cluster, node, name.clone(), asked, created, log)?;
+            // Of firmware variables, the size that the volume has got is shown; of others, the one that was asked for.
+            let got = match key {
+                "efidisk0" => cluster.look_at_volume(name, node)?,
+                _ => None,
+            };
+            let size = got
+                .and_then(|volume| volume.facts)
+                .map_or(asked, |facts| facts.size);
             parts.options.insert("size".to_owned(), format_size(size));
             log.push(format!(
                 "{key}: successfully created disk '{}'",
@@ -231,6 +244,11 @@ fn new_volume(
     log: &mut Vec<String>,
 ) -> Result<String, String> {
     let path = cluster.allocate(&name, node, size)?;
+    let volid = name.volid();
+    if cluster.storage(&name.storage)?.zpool().is_some() {
+        created.push(name);
+        return Ok(volid);
+    }
     let more = match name.format() {
         "qcow2" => format!(
             "cluster_size=65536 extended_l2=off preallocation=metadata compression_type=zlib size={size} \
@@ -243,14 +261,16 @@ fn new_volume(
         path.display(),
         name.format()
     ));
-    let volid = name.volid();
     created.push(name);
     Ok(volid)
 }
 
 fn attach(cluster: &Cluster, node: &str, key: &str, parts: &mut Parts) -> Result<(), String> {
     let name = cluster.parse_volume(&parts.volume)?;
-    cluster.active_storage(&name.storage, node)?;
+    let storage = cluster.active_storage(&name.storage, node)?;
+    if let Some(zpool) = storage.zpool() {
+        zpool.await_device(&name.file, 10)?;
+    }
     let format = name.format();
     let missing = || format!("volume '{}' does not exist", parts.volume);
     let volume = cluster.look_at_volume(name, node)?.ok_or_else(missing)?;

@@ -164,7 +164,10 @@ fn can_start(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), 
             continue;
         }
         let name = cluster.parse_volume(volume)?;
-        cluster.active_storage(&name.storage, &guest.node)?;
+        let storage = cluster.active_storage(&name.storage, &guest.node)?;
+        if let Some(zpool) = storage.zpool() {
+            zpool.try_open(&name.file)?;
+        }
         let missing = format!("volume '{volume}' does not exist");
         let found = cluster.look_at_volume(name, &guest.node)?.ok_or(missing)?;
         if found.facts.is_none() {

@@ -79,16 +79,13 @@ pub(super) fn config(call: &mut Call<'_>) -> Reply {
 /// Returns a storage's state on the node; everything is zero where it is not active.
 fn state(call: &Call<'_>, storage: &StorageSpec) -> Value {
     let enabled = call.cluster.storage_serves(storage, &call.node);
-    let active = enabled && !storage.unmounted;
-    let used = match active {
-        true => call.cluster.used_bytes(storage, &call.node),
-        false => 0,
-    };
-    let total = if active { storage.capacity } else { 0 };
+    let space = call.cluster.space(storage, &call.node);
+    let active = space.is_some();
+    let space = space.unwrap_or_default();
     json!({
         "type": storage.kind, "content": storage.content, "shared": u8::from(storage.shared),
-        "enabled": u8::from(enabled), "active": u8::from(active), "total": total, "used": used,
-        "avail": total.saturating_sub(used),
+        "enabled": u8::from(enabled), "active": u8::from(active), "total": space.total,
+        "used": space.used, "avail": space.available,
     })
 }
 
@@ -115,9 +112,16 @@ pub(super) fn of_node(call: &mut Call<'_>) -> Reply {
             row["used_fraction"] = json!(row["used"].as_u64().unwrap_or(0) as f64 / total as f64);
         }
         if call.flag("format") {
-            row["format"] = json!([{"raw": 1, "qcow2": 1, "vmdk": 1}, "raw"]);
+            let (old, new) = match storage.kind.as_str() {
+                "zfspool" => (json!({"raw": 1, "subvol": 1}), json!(["raw", "subvol"])),
+                _ => (
+                    json!({"raw": 1, "qcow2": 1, "vmdk": 1}),
+                    json!(["raw", "qcow2", "vmdk"]),
+                ),
+            };
+            row["format"] = json!([old, "raw"]);
             if call.release() >= (9, 0) {
-                row["formats"] = json!({"supported": ["raw", "qcow2", "vmdk"], "default": "raw"});
+                row["formats"] = json!({"supported": new, "default": "raw"});
             }
         }
         rows.push(row);
@@ -233,6 +237,9 @@ pub(super) fn allocate(call: &mut Call<'_>) -> Reply {
     let format = call.text("format").or(by_name).unwrap_or("raw").to_owned();
     let zfs = call.cluster.storage(&id)?.kind == "zfspool";
     let file = match by_name {
+        _ if zfs && format != "raw" => {
+            return Err(Refusal::died(format!("unsupported format '{format}'")));
+        }
         _ if zfs => file,
         Some(named) if named != format => {
             return Err(Refusal::param(

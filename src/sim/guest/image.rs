@@ -1,7 +1,7 @@
-//! A guest's disk image as the guest sees it: raw or qcow2, read and written by offset.
+//! A guest's disk image as the guest sees it: raw, qcow2 or a block device, read and written by offset.
 //!
 //! It needs no tool of the system. It never opens a file that an image refers to (a backing file). Read next:
-//! `fill.rs`, `../guest.rs`.
+//! `device.rs`, `fill.rs`, `../guest.rs`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,12 +17,13 @@ use imago::{
 use serde::{Deserialize, Serialize};
 
 use super::GuestError;
+use super::device::Device;
 
 /// The format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// The disk's bytes, sparse.
+    /// The disk's bytes: a sparse file, or a block device.
     Raw,
     /// QEMU's copy-on-write format, version 3, without a backing file.
     Qcow2,
@@ -33,7 +34,7 @@ pub enum Format {
 pub struct Image {
     /// The drive it is attached as, such as `virtio0`; for messages.
     pub drive: String,
-    /// The image file.
+    /// The image file or block device.
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
@@ -65,6 +66,9 @@ impl Image {
     pub fn open(&self, access: Access) -> Result<Disk, GuestError> {
         let write = access == Access::Write;
         let inner = match self.format {
+            Format::Raw if Device::is_at(&self.path) => {
+                Device::open(&self.path, write).map(Inner::Device)
+            }
             Format::Raw => OpenOptions::new()
                 .read(true)
                 .write(write)
@@ -116,6 +120,7 @@ pub struct Disk {
 #[derive(Debug)]
 enum Inner {
     Raw(File),
+    Device(Device),
     Qcow2(Box<FormatAccess<ImagoFile>>),
 }
 
@@ -127,6 +132,9 @@ impl Disk {
                 .metadata()
                 .map(|metadata| metadata.len())
                 .map_err(|source| self.image.error("measure", source)),
+            Inner::Device(device) => device
+                .size()
+                .map_err(|source| self.image.error("measure", source)),
             Inner::Qcow2(image) => Ok(image.size()),
         }
     }
@@ -135,6 +143,7 @@ impl Disk {
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), GuestError> {
         let read = match &self.inner {
             Inner::Raw(file) => read_raw(file, buffer, offset),
+            Inner::Device(device) => device.read(buffer, offset),
             Inner::Qcow2(image) => image.read(buffer, offset),
         };
         read.map_err(|source| self.image.error("read", source))
@@ -144,16 +153,17 @@ impl Disk {
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), GuestError> {
         let written = match &self.inner {
             Inner::Raw(file) => file.write_all_at(bytes, offset),
+            Inner::Device(device) => device.write(bytes, offset),
             Inner::Qcow2(image) => image.write(bytes, offset),
         };
         written.map_err(|source| self.image.error("write", source))
     }
 
     /// Hands everything written so far to the kernel, so that other processes read it, and a killed process loses
-    /// none of it. Does nothing for raw images, where each write does that.
+    /// none of it. Does nothing for raw images and devices, where each write does that.
     pub fn flush(&self) -> Result<(), GuestError> {
         match &self.inner {
-            Inner::Raw(_) => Ok(()),
+            Inner::Raw(_) | Inner::Device(_) => Ok(()),
             Inner::Qcow2(image) => image
                 .flush()
                 .map_err(|source| self.image.error("flush", source)),
@@ -165,6 +175,7 @@ impl Disk {
         self.flush()?;
         let synced = match &self.inner {
             Inner::Raw(file) => file.sync_data(),
+            Inner::Device(device) => device.sync(),
             Inner::Qcow2(image) => image.sync(),
         };
         synced.map_err(|source| self.image.error("sync", source))

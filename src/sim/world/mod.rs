@@ -1,8 +1,8 @@
 //! The simulated world: clusters with nodes, storages, users and guests, all of it behind one mutex.
 //!
 //! Holds state and the rules that keep it consistent; it knows no HTTP and no parameter checks (that is `../api`).
-//! Disk images are real files under the simulation's directory. Read next: [`scenario`] (the start), [`guest`],
-//! [`storage`], [`rights`], [`task`], [`faults`].
+//! Disk images are real files under the simulation's directory, or zvols of a real pool. Read next: [`scenario`] (the start), [`guest`],
+//! [`storage`], [`zpool`], [`rights`], [`task`], [`faults`].
 
 pub mod faults;
 pub mod guest;
@@ -13,6 +13,7 @@ pub mod scenario;
 pub mod setup;
 pub mod storage;
 pub mod task;
+pub mod zpool;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -142,7 +142,7 @@ impl Default for NodeSpec {
 pub struct StorageSpec {
     /// Its id.
     pub id: String,
-    /// `dir`, or another type that is listed but holds no images here.
+    /// `dir` or `zfspool`, or another type that is listed but holds no images here.
     pub kind: String,
     /// Its path on every node; mapped into the node's own directory.
     pub path: String,
@@ -162,6 +162,9 @@ pub struct StorageSpec {
     pub extra: BTreeMap<String, String>,
     /// ISO images and their sizes.
     pub isos: BTreeMap<String, u64>,
+    /// Whether a zfspool is kept in the dataset `extra.pool` of a pool of this machine, and its volumes are zvols;
+    /// otherwise a file stands for each. The dataset must exist; `capacity` is not looked at.
+    pub real: bool,
 }
 
 impl Default for StorageSpec {
@@ -178,6 +181,7 @@ impl Default for StorageSpec {
             capacity: 100 << 30,
             extra: BTreeMap::new(),
             isos: BTreeMap::new(),
+            real: false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Storages and their volumes: where a volume's file is, who owns it, what is free.
 //!
-//! Only directory storages hold images. Errors are the texts Proxmox VE would die with.
+//! Directory storages hold images; so do zfspool storages, with a file standing for each zvol, or on a real pool
+//! (`zpool.rs`). Errors are the texts Proxmox VE would die with.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -59,6 +60,17 @@ pub struct Volume {
     pub used: u64,
 }
 
+/// What is used and free on a storage, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// In use.
+    pub used: u64,
+    /// Free.
+    pub available: u64,
+}
+
 impl Cluster {
     /// Returns a storage's settings.
     pub fn storage(&self, id: &str) -> Result<&StorageSpec, String> {
@@ -110,6 +122,9 @@ impl Cluster {
                 self.storage_path(storage, node).display()
             ));
         }
+        if let Some(zpool) = storage.zpool() {
+            zpool.activate()?;
+        }
         Ok(storage)
     }
 
@@ -120,7 +135,13 @@ impl Cluster {
             .ok_or_else(|| format!("unable to parse volume ID '{volid}'"))?;
         self.storage(storage)?;
         if self.storage(storage)?.kind == "zfspool" {
-            let owner = owner_in_name(name).filter(|_| !name.contains('/'));
+            let is_whole = !name.contains('/')
+                && !name.contains(char::is_whitespace)
+                && name
+                    .splitn(3, '-')
+                    .nth(2)
+                    .is_some_and(|rest| !rest.is_empty());
+            let owner = owner_in_name(name).filter(|_| is_whole);
             return match owner {
                 Some(owner) => Ok(VolumeName {
                     storage: storage.to_owned(),
@@ -161,6 +182,9 @@ impl Cluster {
     /// Returns the file of a volume on a node.
     pub fn volume_path(&self, name: &VolumeName, node: &str) -> Result<PathBuf, String> {
         let storage = self.storage(&name.storage)?;
+        if let Some(zpool) = storage.zpool() {
+            return Ok(zpool.device(&name.file));
+        }
         if storage.kind == "zfspool" {
             return Ok(self.zfs_devices(storage, node).join(&name.file));
         }
@@ -175,6 +199,9 @@ impl Cluster {
 
     /// Looks at a volume's file; `Ok(None)` when there is none.
     pub fn look_at_volume(&self, name: VolumeName, node: &str) -> Result<Option<Volume>, String> {
+        if let Some(zpool) = self.storage(&name.storage)?.zpool() {
+            return zpool.look(name);
+        }
         let path = self.volume_path(&name, node)?;
         let Ok(meta) = fs::metadata(&path) else {
             return Ok(None);
@@ -192,6 +219,13 @@ impl Cluster {
 
     /// Lists the volumes of a storage on a node.
     pub fn volumes(&self, storage: &StorageSpec, node: &str) -> Vec<Volume> {
+        if let Some(zpool) = storage.zpool() {
+            let volume = |(name, size, used)| {
+                let name = self.parse_volume(&format!("{}:{name}", storage.id)).ok()?;
+                Some(zpool.volume(name, size, used))
+            };
+            return zpool.volumes().into_iter().filter_map(volume).collect();
+        }
         if storage.kind == "zfspool" {
             let names = entries(&self.zfs_devices(storage, node)).into_iter();
             return names
@@ -234,8 +268,24 @@ impl Cluster {
     }
 
     /// Returns the bytes in use on a storage.
-    pub fn used_bytes(&self, storage: &StorageSpec, node: &str) -> u64 {
+    fn used_bytes(&self, storage: &StorageSpec, node: &str) -> u64 {
         self.volumes(storage, node).iter().map(|v| v.used).sum()
+    }
+
+    /// Returns what is used and free on a storage; `None` where it is not active.
+    pub fn space(&self, storage: &StorageSpec, node: &str) -> Option<Space> {
+        if !self.storage_serves(storage, node) || storage.unmounted {
+            return None;
+        }
+        if let Some(zpool) = storage.zpool() {
+            return zpool.space();
+        }
+        let used = self.used_bytes(storage, node);
+        Some(Space {
+            total: storage.capacity,
+            used,
+            available: storage.capacity.saturating_sub(used),
+        })
     }
 
     /// Returns the lowest free name for a new image of a guest.
@@ -275,6 +325,9 @@ impl Cluster {
     /// Creates a volume with that many bytes; refuses beyond the capacity of the storage.
     pub fn allocate(&self, name: &VolumeName, node: &str, size: u64) -> Result<PathBuf, String> {
         let storage = self.active_storage(&name.storage, node)?;
+        if let Some(zpool) = storage.zpool() {
+            return zpool.allocate(name, size);
+        }
         let path = self.volume_path(name, node)?;
         if path.exists() {
             return Err(format!("disk image '{}' already exists", path.display()));
@@ -299,8 +352,20 @@ impl Cluster {
         Ok(path)
     }
 
+    /// Gives a volume another size.
+    pub fn resize(&self, volume: &Volume, size: u64) -> Result<(), String> {
+        match self.storage(&volume.name.storage)?.zpool() {
+            Some(zpool) => zpool.resize(&volume.name, size),
+            None => images::grow(&volume.path, volume.name.format(), size)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
     /// Removes a volume's file and its directory when that is empty.
     pub fn free(&self, name: &VolumeName, node: &str) -> Result<(), String> {
+        if let Some(zpool) = self.storage(&name.storage)?.zpool() {
+            return zpool.free(name);
+        }
         let path = self.volume_path(name, node)?;
         match fs::remove_file(&path) {
             Ok(()) => {}
