@@ -78,7 +78,10 @@ impl Work<'_> {
     /// Does what is to be done until the target has the goal; returns both sides as they are then.
     async fn reach(&mut self) -> Result<(Volume, Volume), TransferError> {
         let mut goal: Option<String> = None;
-        for _ in 0..STEPS {
+        let mut steps = 0;
+        while steps < STEPS {
+            // Waiting for a receive that still runs has a limit of its own.
+            steps += u32::from(self.busy.is_none());
             let since = goal.as_deref();
             let (source, mut target) = tokio::try_join!(
                 self.source(since),
