@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::decide::{self, Claim, Decision, Next, Refusal};
 use super::look::{self, look_closely, run, trouble, words};
-use super::syntax::{self, Snapshot, Stream, Volume};
+use super::read::{self, Snapshot, Volume};
+use super::syntax::{self, Stream};
 use super::{ZfsEngine, keep, refusal};
 use crate::host::Exit;
 use crate::transfer::carry::PATIENCE;
@@ -161,7 +162,7 @@ impl Work<'_> {
             }
             return Ok(());
         }
-        let size = syntax::read_size(&String::from_utf8_lossy(&printed)).unwrap_or(0);
+        let size = read::read_size(&String::from_utf8_lossy(&printed)).unwrap_or(0);
         let before = self.progress;
         let tell = self.tell;
         let told = move |now: Progress| {
@@ -190,7 +191,7 @@ impl Work<'_> {
                 };
                 Ok(())
             }
-            Err(TransferError::Porter { reason, .. }) if syntax::still_receiving(&reason) => {
+            Err(TransferError::Porter { reason, .. }) if read::still_receiving(&reason) => {
                 log::info!(
                     "{}: an earlier receive still runs there: {reason}",
                     self.pair.drive
