@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proxmove::host::command::Command;
-use proxmove::host::{Output, Shell, ShellError, Stream};
+use proxmove::host::{Exit, Output, Shell, ShellError, Stream};
 use proxmove::transfer::{Engine as _, Pass, Progress, Tool, Verify};
 use proxmove::units::{Bandwidth, Bytes};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -113,7 +113,11 @@ async fn broken(tool: Tool, of: &str, positions: u64) {
     // What zfs receive has according to its token, after each break.
     let mut kept = 0;
     for number in 0..positions {
-        let how = [How::Cut, How::KillSend, How::KillReceive][(number % 3) as usize];
+        let how = match tool {
+            Tool::Porter => [How::Cut, How::KillSend, How::KillReceive][(number % 3) as usize],
+            // mbuffer runs far ahead of the connection: zfs send has ended long before its stream has.
+            Tool::Stock => How::Cut,
+        };
         let place = number * step + random.u64(step / 2..step);
         let after = place.saturating_sub(kept).max(64 * 1024);
         let mut pair = pairs[0].clone();
@@ -143,7 +147,9 @@ async fn broken(tool: Tool, of: &str, positions: u64) {
                 ),
                 How::KillReceive => (&lab.b, format!("zfs receive .*{}", lab.target(&pair))),
             };
-            run(shell, &format!("pkill -KILL -f '^zfs .*{}'", &what[4..])).await;
+            let kill = format!("pkill -KILL -f '^zfs .*{}'", &what[4..]);
+            let killed = run(shell, &kill).await;
+            assert_eq!(killed.exit, Exit::Code(0), "nothing to kill: {kill}");
         };
         let carrying = engine.carry(&pair, Pass::Precopy, &tell);
         let (result, ()) = tokio::join!(carrying, async {

@@ -197,7 +197,7 @@ async fn a_full_pool_and_an_encrypted_volume() {
     lab.remove(std::slice::from_ref(&pair)).await;
     lab.a(
         "zfs destroy -r tank/enc 2>/dev/null; echo passphrase |
-         zfs create -o encryption=aes-256-gcm -o keyformat=passphrase -o keylocation=prompt tank/enc",
+         zfs create -o encryption=aes-256-gcm -o keyformat=passphrase -o keylocation=prompt -o mountpoint=none tank/enc",
     )
     .await;
     lab.create(&pair, 32 * MIB, "-s").await;
