@@ -20,8 +20,8 @@ use super::receive::SILENCE;
 use super::tell::{Line, Teller};
 use super::wire::{self, Frame};
 
-/// Frames decoded ahead of writing.
-const QUEUE: usize = 64;
+/// Frames decoded ahead of writing: few, since they are lost when the command is killed.
+const QUEUE: usize = 16;
 /// What errors call the command.
 pub(crate) const NAME: &str = "zfs receive";
 /// How often a command that was told the end is looked at.
@@ -273,7 +273,10 @@ mod tests {
             let (poured, caught) = run("head -c 3000000 /dev/urandom", &take, Some(cut));
             assert!(poured.is_err() && caught.is_err(), "{cut}");
             let kept = std::fs::metadata(&file).map_or(0, |file| file.len());
-            assert!(kept as usize <= cut && kept % 65536 == 0, "{cut}: {kept}");
+            assert!(
+                kept as usize <= cut && kept.is_multiple_of(65536),
+                "{cut}: {kept}"
+            );
         }
     }
 

@@ -78,13 +78,17 @@ impl Lab {
         let b = hosts.shell(&address("LAB_B_PORT")).unwrap();
         a.verified().await.unwrap();
         b.verified().await.unwrap();
-        Some(Lab {
+        let lab = Lab {
             _home: home,
             hosts,
             a,
             b,
             addresses: [peer("LAB_A_ADDRESS"), peer("LAB_B_ADDRESS")],
-        })
+        };
+        // What tests left that failed.
+        lab.a("rm -rf /var/tmp/proxmove-*").await;
+        lab.b("rm -rf /var/tmp/proxmove-*").await;
+        Some(lab)
     }
 
     pub(crate) fn engine(&self) -> ZfsEngine {

@@ -192,9 +192,14 @@ async fn a_full_pool_and_an_encrypted_volume() {
     lab.remove(&[pair]).await;
 
     let mut pair = lab.pair("565-136", "scsi0", 32 * MIB).await;
-    lab.a("zfs destroy -r tank/enc 2>/dev/null; echo passphrase | zfs create -o encryption=aes-256-gcm -o keyformat=passphrase -o keylocation=prompt tank/enc").await;
     pair.source.zvol.as_mut().unwrap().dataset = "tank/enc/v".to_owned();
     pair.source.path = "/dev/zvol/tank/enc/v".to_owned();
+    lab.remove(std::slice::from_ref(&pair)).await;
+    lab.a(
+        "zfs destroy -r tank/enc 2>/dev/null; echo passphrase |
+         zfs create -o encryption=aes-256-gcm -o keyformat=passphrase -o keylocation=prompt -o mountpoint=none tank/enc",
+    )
+    .await;
     lab.create(&pair, 32 * MIB, "-s").await;
     lab.fill(&pair, 0, 8).await;
     let plain_hash = lab.hash_source(&pair).await;
@@ -203,13 +208,13 @@ async fn a_full_pool_and_an_encrypted_volume() {
     assert_eq!(plain_hash, lab.hash_target(&pair).await);
     // Without the key, only as it is.
     engine.discard(&pair).await.unwrap();
-    lab.a("sleep 1; udevadm settle; zfs unload-key tank/enc")
+    lab.a("zfs set volmode=none tank/enc/v; udevadm settle; zfs unload-key tank/enc")
         .await;
     let refused = pass(&engine, &pair, FINAL).await.unwrap_err();
     eprintln!("plain without the key: {refused}");
     pair.stream.raw = true;
     pass(&engine, &pair, Pass::Precopy).await.unwrap();
-    lab.a("echo passphrase | zfs load-key tank/enc && udevadm settle")
+    lab.a("echo passphrase | zfs load-key tank/enc && zfs set volmode=default tank/enc/v && sleep 1 && udevadm settle")
         .await;
     lab.fill(&pair, 1, 1).await;
     pass(&engine, &pair, FINAL).await.unwrap();

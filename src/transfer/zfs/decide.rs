@@ -19,7 +19,8 @@
 use std::fmt;
 
 use super::name;
-use super::syntax::{Base, Snapshot, Stream, Volume};
+use super::read::{Snapshot, Volume};
+use super::syntax::{Base, Stream};
 use crate::units::Bytes;
 
 /// What is done next.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::decide::{Claim, Refusal, evidence, is_marked};
 use super::look::{dataset, look, must, must_or, refused, run, words};
 use super::name;
-use super::syntax::{self, Snapshot, Volume};
+use super::read::{self, Snapshot, Volume};
+use super::syntax;
 use crate::host::Exit;
 use crate::host::command::Command;
 use crate::transfer::image::end_of;
@@ -159,7 +160,7 @@ async fn destroy_snapshot(
         return Ok(());
     }
     let holders = run(pair, side, operation, &syntax::holds(dataset, name)).await?;
-    let holders = syntax::read_holds(&String::from_utf8_lossy(&holders.stdout));
+    let holders = read::read_holds(&String::from_utf8_lossy(&holders.stdout));
     log::warn!("{dataset}@{name} stays, held by {}", holders.join(", "));
     Ok(())
 }

@@ -3,7 +3,8 @@
 //! It knows how to ask and how a failure is told; what to ask is `syntax.rs`, what follows from the answer is decided
 //! elsewhere. A command that is repeated does no harm. Read next: `keep.rs`, `pass.rs`.
 
-use super::syntax::{self, Volume};
+use super::read::{self, Volume};
+use super::syntax;
 use crate::host::command::Command;
 use crate::host::{Exit, Output};
 use crate::transfer::image::{end_of, host};
@@ -116,11 +117,11 @@ async fn asked(
 ) -> Result<Vec<Option<Volume>>, TransferError> {
     let output = run(pair, side, operation, command).await?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    if output.exit != Exit::Code(0) && !syntax::only_missing(&errors) {
+    if output.exit != Exit::Code(0) && !read::only_missing(&errors) {
         return Err(refused(pair, side, operation, command, &output));
     }
     let printed = String::from_utf8_lossy(&output.stdout);
-    Ok(syntax::read_volumes(&printed, datasets))
+    Ok(read::read_volumes(&printed, datasets))
 }
 
 /// Returns an error about a host.

@@ -12,13 +12,15 @@
 //! and a finished final pass means the same guid on both sides with nothing written after it. A resumed stream may be
 //! made by another run, of another operator. The engine never decides about a guest.
 //!
-//! Read next: `name.rs` and `decide.rs` (pure), `syntax.rs` (pure), `pass.rs`, `stream.rs`, `keep.rs`.
+//! Read next: `name.rs` and `decide.rs` (pure), `syntax.rs` and `read.rs` (pure),
+//! `pass.rs`, `stream.rs`, `keep.rs`.
 
 mod decide;
 mod keep;
 mod look;
 mod name;
 mod pass;
+mod read;
 mod stream;
 mod syntax;
 
@@ -34,7 +36,7 @@ use super::{Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, Volum
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
 use look::{look, look_closely, must, must_or, trouble};
-use syntax::Snapshot;
+use read::Snapshot;
 
 /// The engine for ZFS to ZFS. One value serves all pairs of a run.
 pub struct ZfsEngine {

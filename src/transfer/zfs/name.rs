@@ -8,7 +8,7 @@
 //! ours. A name proves nothing: ours is what carries the property [`MARK`] as well, set on the snapshot itself. Never
 //! asks a host. Read next: `syntax.rs`.
 
-use super::syntax::{Snapshot, Volume};
+use super::read::{Snapshot, Volume};
 use crate::transfer::Pair;
 
 /// The property that marks what is ours; its value is the move's name.

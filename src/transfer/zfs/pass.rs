@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::decide::{self, Claim, Decision, Next, Refusal};
 use super::look::{self, look_closely, run, trouble, words};
-use super::syntax::{self, Snapshot, Stream, Volume};
+use super::read::{self, Snapshot, Volume};
+use super::syntax::{self, Stream};
 use super::{ZfsEngine, keep, refusal};
 use crate::host::Exit;
 use crate::transfer::carry::PATIENCE;
@@ -78,7 +79,10 @@ impl Work<'_> {
     /// Does what is to be done until the target has the goal; returns both sides as they are then.
     async fn reach(&mut self) -> Result<(Volume, Volume), TransferError> {
         let mut goal: Option<String> = None;
-        for _ in 0..STEPS {
+        let mut steps = 0;
+        while steps < STEPS {
+            // Waiting for a receive that still runs has a limit of its own.
+            steps += u32::from(self.busy.is_none());
             let since = goal.as_deref();
             let (source, mut target) = tokio::try_join!(
                 self.source(since),
@@ -158,7 +162,7 @@ impl Work<'_> {
             }
             return Ok(());
         }
-        let size = syntax::read_size(&String::from_utf8_lossy(&printed)).unwrap_or(0);
+        let size = read::read_size(&String::from_utf8_lossy(&printed)).unwrap_or(0);
         let before = self.progress;
         let tell = self.tell;
         let told = move |now: Progress| {
@@ -187,7 +191,7 @@ impl Work<'_> {
                 };
                 Ok(())
             }
-            Err(TransferError::Porter { reason, .. }) if syntax::still_receiving(&reason) => {
+            Err(TransferError::Porter { reason, .. }) if read::still_receiving(&reason) => {
                 log::info!(
                     "{}: an earlier receive still runs there: {reason}",
                     self.pair.drive

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::look::{dataset, must, trouble};
+use super::read;
 use super::syntax::{self, Stream};
 use super::{ZfsEngine, name};
 use crate::host::command::Command;
@@ -245,7 +246,7 @@ impl Words {
 
     fn line(&mut self, line: &str) -> Option<u64> {
         let line = line.trim();
-        if let Some(told) = syntax::read_told(line) {
+        if let Some(told) = read::read_told(line) {
             return Some(told);
         }
         let announces = ["full\t", "incremental\t", "size\t", "TIME"];

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-use super::super::syntax::Bookmark;
+use super::super::read::Bookmark;
 use super::*;
 
 /// Reads `name 1! 2!f 3 | #1 | mark | token | written 5`; the order of the snapshots is that of their creation.
