@@ -23,6 +23,8 @@ use one_move::{Figures, Order};
 const MIB: u64 = 1 << 20;
 /// The system's SSH server, where there is one.
 const SSHD: &str = "/usr/sbin/sshd";
+/// The link that is judged by, in Mbit/s: a line between two sites.
+const LINK: u64 = 100;
 /// A part of the disk: one per cent.
 const DIRTY: f64 = 0.01;
 /// What the final delta may be of the dirty bytes.
@@ -47,7 +49,7 @@ async fn main() -> ExitCode {
         Err(problem) => {
             eprintln!("downtime: {problem}");
             eprintln!(
-                "usage: cargo bench --bench downtime [-- [--smoke] [--size MIB] [--runs N] [--bwlimit MBIT]]"
+                "usage: cargo bench --bench downtime [-- [--smoke] [--size MIB] [--runs N] [--bwlimit MBIT | --unlimited]]"
             );
             return ExitCode::from(2);
         }
@@ -76,7 +78,7 @@ fn settings(mut arguments: impl Iterator<Item = String>) -> Result<Settings, Str
         smoke: false,
         size: 1024 * MIB,
         runs: 3,
-        limit: None,
+        limit: Some(LINK),
     };
     let mut sized = false;
     while let Some(argument) = arguments.next() {
@@ -98,6 +100,7 @@ fn settings(mut arguments: impl Iterator<Item = String>) -> Result<Settings, Str
             }
             "--runs" => settings.runs = number()? as usize,
             "--bwlimit" => settings.limit = Some(number()?),
+            "--unlimited" => settings.limit = None,
             other => return Err(format!("unexpected '{other}'")),
         }
     }
