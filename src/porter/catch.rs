@@ -10,13 +10,13 @@
 
 use std::io::{Read, Write};
 use std::process::ChildStdin;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::error::PorterError;
 use super::peer::peer_error;
 use super::program::{Program, Want};
-use super::receive::SILENCE;
+use super::receive::{SILENCE, listen};
 use super::tell::{Line, Teller};
 use super::wire::{self, Frame};
 
@@ -35,7 +35,7 @@ pub(crate) fn catch(
     teller: &Teller,
 ) -> Result<(), PorterError> {
     say(&mut output, wire::PREFACE)?;
-    let frames = listen(input);
+    let frames = listen(input, QUEUE);
     let mut catcher = Catcher {
         frames,
         program: None,
@@ -67,28 +67,6 @@ fn say(output: &mut impl Write, bytes: &[u8]) -> Result<(), PorterError> {
         .write_all(bytes)
         .and_then(|()| output.flush())
         .map_err(|_| PorterError::Gone)
-}
-
-fn listen(mut input: impl Read + Send + 'static) -> Receiver<Result<Frame, PorterError>> {
-    let (queue, frames) = sync_channel(QUEUE);
-    std::thread::spawn(move || {
-        let mut greeting = wire::read_preface(&mut input).err();
-        loop {
-            let frame = match greeting.take() {
-                Some(error) => Err(error),
-                None => match wire::read_frame(&mut input) {
-                    Ok(Some(frame)) => Ok(frame),
-                    Ok(None) => Err(PorterError::Gone),
-                    Err(error) => Err(error),
-                },
-            };
-            let stop = frame.is_err();
-            if queue.send(frame).is_err() || stop {
-                break;
-            }
-        }
-    });
-    frames
 }
 
 struct Catcher {

@@ -178,10 +178,6 @@ impl DeviceDisk {
 }
 
 impl Disk for DeviceDisk {
-    fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_part(index, 0, bytes)
-    }
-
     fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.file
             .write_all_at(bytes, index * CHUNK as u64 + offset as u64)

@@ -154,10 +154,6 @@ impl Content for Image {
 }
 
 impl Disk for Image {
-    fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_part(index, 0, bytes)
-    }
-
     fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.shared()?
             .write(bytes, index * CHUNK as u64 + offset as u64)

@@ -64,7 +64,7 @@ pub(crate) fn receive(
 ) -> Result<(), PorterError> {
     let output = Output::new(output);
     output.bytes(wire::PREFACE)?;
-    let frames = listen(input);
+    let frames = listen(input, QUEUE);
     let result = Pass::begin(order, &frames, output.clone())
         .and_then(|pass| pass.run(order, &frames, teller));
     if let Err(error) = &result
@@ -99,8 +99,12 @@ impl Output {
     }
 }
 
-fn listen(mut input: impl Read + Send + 'static) -> Receiver<Result<Frame, PorterError>> {
-    let (queue, frames) = sync_channel(QUEUE);
+/// Starts the thread that decodes frames, at most `ahead` of them before they are taken.
+pub(crate) fn listen(
+    mut input: impl Read + Send + 'static,
+    ahead: usize,
+) -> Receiver<Result<Frame, PorterError>> {
+    let (queue, frames) = sync_channel(ahead);
     std::thread::spawn(move || {
         let mut greeting = wire::read_preface(&mut input).err();
         loop {

@@ -19,7 +19,9 @@ use super::wire::Layout;
 /// Something that can be written as a volume. Nothing is durable before [`Disk::sync`].
 pub(crate) trait Disk: Send + Sync {
     /// Writes one chunk's bytes.
-    fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()>;
+    fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_part(index, 0, bytes)
+    }
     /// Writes some bytes at `offset` of a chunk, which do not reach beyond it.
     fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()>;
     /// Reads a chunk as it was written so far, durable or not; `bytes` has its length.
@@ -51,10 +53,6 @@ impl RawDisk {
 }
 
 impl Disk for RawDisk {
-    fn write(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_part(index, 0, bytes)
-    }
-
     fn write_part(&self, index: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.file
             .write_all_at(bytes, index * CHUNK as u64 + offset as u64)
