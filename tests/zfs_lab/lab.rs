@@ -50,7 +50,7 @@ impl Lab {
     /// Connects to both hosts; `None`, noted, where there is no lab.
     pub(crate) async fn open(what: &str) -> Option<Lab> {
         let Ok(path) = std::env::var("PROXMOVE_LAB_ENV") else {
-            not_run(what, "needs the storage lab, tests/lab");
+            not_run(format!("the storage lab: {what}"), "it is not up");
             return None;
         };
         let known = read(&path);

@@ -87,7 +87,10 @@ impl Lab {
     /// Connects to both guests and removes what an earlier test left; `None` without a lab, which is noted.
     pub(crate) async fn new(test: &str, from: Kind, to: Kind) -> Option<Lab> {
         let Some(file) = std::env::var_os(LAB) else {
-            not_run(test, format!("{LAB} is not set"));
+            not_run(
+                format!("the storage lab: {test}"),
+                format!("{LAB} is not set"),
+            );
             return None;
         };
         let alone = ALONE.lock().await;
