@@ -63,6 +63,7 @@ impl Lab {
             tool,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
         };
         Lab {
             engine: ImageEngine::new(env!("CARGO_BIN_EXE_proxmove")),

@@ -170,6 +170,7 @@ impl Hosts {
                     tool: volume.tool,
                     limit,
                     adopt: false,
+                    snapshots: Vec::new(),
                 })
             })
             .collect()

@@ -141,6 +141,9 @@ pub struct Pair {
     /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file or a zvol. Between
     /// ZFS and ZFS it must have a snapshot in common with its source, and nothing newer.
     pub adopt: bool,
+    /// The names of the guest's own snapshots that travel with this volume; only between ZFS and ZFS. A file that keeps
+    /// its format has its snapshots inside.
+    pub snapshots: Vec<String>,
 }
 
 /// What a pass is for.

@@ -132,6 +132,7 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
         };
         self.remove(std::slice::from_ref(&pair)).await;
         pair

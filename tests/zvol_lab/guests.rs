@@ -143,6 +143,7 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
         };
         let engine = ImageEngine::new(env!("CARGO_BIN_EXE_proxmove"));
         let lab = Lab {

@@ -80,6 +80,7 @@ fn pair(source: bool, target: bool, script: &[(&'static str, Answer)]) -> (Pair,
         tool: Tool::Porter,
         limit: None,
         adopt: false,
+        snapshots: Vec::new(),
     };
     (pair, script)
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  target                                             next
-//!  none                                               full
+//!  none                                               full, of the oldest snapshot that is to travel
 //!  not ours                                           refused
 //!  ours, interrupted                                  resume by its token; when that is stale: abandon, look again
+//!  ours, with a guest's snapshot the source lost      destroyed, look again
 //!  ours, newest snapshot is the goal, unchanged       nothing
 //!  ours, newest snapshot is on the source             increment from it, or from a bookmark of it
+//!  ours, a guest's snapshot lacks                     back to a common one that is older, increment to it
 //!  ours, newer snapshots of ours or written since     back to the newest common one, look again
 //!  ours, nothing in common, nothing but ours on it    destroyed and begun again
 //!  ours, anything else                                refused
@@ -14,13 +16,15 @@
 //! Identity is the guid, order is createtxg; names only tell what they are called. Each decision carries the sentence that
 //! says why, each refusal the evidence. Nothing is ever decided that changes a volume which does not carry our mark,
 //! and nothing that takes data from a target that was used after its final snapshot. Never asks a host. Read next:
-//! `mod.rs`, which acts on it.
+//! `travel.rs` (the guest's
+//! own snapshots), `mod.rs`, which acts on it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use super::name;
 use super::read::{Snapshot, Volume};
 use super::syntax::{Base, Stream};
+use super::{name, travel};
 use crate::units::Bytes;
 
 /// What is done next.
@@ -34,6 +38,8 @@ pub(crate) enum Next {
     Abandon,
     /// The target goes back to this snapshot; newer ones, all of them ours, are destroyed first.
     Back { to: String, newer: Vec<String> },
+    /// Snapshots of the guest that were carried and that the source no longer has are destroyed.
+    Drop(Vec<String>),
     /// The target volume, which has nothing but ours, is destroyed.
     Restart,
 }
@@ -61,6 +67,16 @@ pub(crate) enum Refusal {
         source_volume: String,
         evidence: String,
     },
+    /// A snapshot of the guest can only be had by a copy from the beginning, which must not be made.
+    #[error(
+        "{target} lacks {snapshot}, which was taken before all that both sides have, and is not begun again: {evidence}; \
+         go on without --with-snapshots, or delete what is there first"
+    )]
+    Missed {
+        target: String,
+        snapshot: String,
+        evidence: String,
+    },
     /// Somebody made snapshots on the target.
     #[error(
         "{target} has snapshots that are newer than the newest common one, {common}: {evidence}"
@@ -78,6 +94,18 @@ pub(crate) enum Refusal {
         written: Bytes,
         reason: &'static str,
     },
+    /// A snapshot of the guest that was to travel is gone.
+    #[error("{source_volume} has no snapshot {snapshot} any more, which was to travel; was it deleted meanwhile?")]
+    Gone {
+        source_volume: String,
+        snapshot: String,
+    },
+    /// A snapshot of the guest is newer than the one that a final pass carries.
+    #[error("{source_volume}@{snapshot} was taken after the guest had been stopped, and has not travelled")]
+    Late {
+        source_volume: String,
+        snapshot: String,
+    },
     /// The snapshot that was to be carried is gone.
     #[error(
         "{source_volume} has no snapshot of this move; it was destroyed meanwhile, or never taken"
@@ -92,6 +120,8 @@ pub(crate) struct Claim {
     pub(crate) of: String,
     /// Whether the move's own notes name this volume. That makes it a target, but nothing on it ours to destroy.
     pub(crate) adopt: bool,
+    /// The names of the guest's own snapshots that travel with this volume.
+    pub(crate) snapshots: BTreeSet<String>,
 }
 
 /// Says whether a volume may be received into.
@@ -143,11 +173,18 @@ pub(crate) fn decide(
     let goal = goal(source, claim).ok_or_else(|| Refusal::NoGoal {
         source_volume: source.dataset.clone(),
     })?;
-    let full = || Stream::Full {
-        to: goal.name.clone(),
-    };
+    if let Some(snapshot) = travel::gone(source, claim) {
+        return Err(Refusal::Gone {
+            source_volume: source.dataset.clone(),
+            snapshot: snapshot.to_owned(),
+        });
+    }
     let Some(target) = target else {
-        return decision(Next::Carry(full()), "the target has nothing yet".to_owned());
+        let first = travel::before(travel::wanted(source, claim), goal);
+        let first = first.first().copied();
+        let to = first.map_or(goal, |first| first).name.clone();
+        let full = Next::Carry(Stream::Full { to });
+        return decision(full, "the target has nothing yet".to_owned());
     };
     if !is_target(target, claim) {
         return Err(Refusal::Foreign {
@@ -184,13 +221,20 @@ pub(crate) fn decide(
             )
         };
     }
-    let Some(start) = start(source, target, failed) else {
-        return restart(source, target, claim);
+    let stale = travel::stale(source, target, claim);
+    if !stale.is_empty() {
+        let because = format!("the source no longer has {}", list(&stale));
+        let names = stale.iter().map(|snapshot| snapshot.name.clone());
+        return decision(Next::Drop(names.collect()), because);
+    }
+    let missing = travel::before(travel::missing(source, target, claim), goal);
+    let Some(start) = start(source, target, missing.first().copied(), failed) else {
+        return restart(source, target, missing.first().copied(), claim);
     };
-    if let Some(back) = back(target, start.of_target, claim)? {
+    if let Some(back) = back(target, start.of_target, &missing, claim)? {
         return Ok(back);
     }
-    if start.of_target.guid == goal.guid {
+    if missing.is_empty() && start.of_target.guid == goal.guid {
         return decision(
             Next::Nothing,
             format!("the target has {} already", goal.name),
@@ -203,7 +247,7 @@ pub(crate) fn decide(
             start.of_target.name, start.of_target.guid
         ),
     };
-    let to = goal.name.clone();
+    let to = missing.first().map_or(goal, |first| first).name.clone();
     decision(
         Next::Carry(Stream::Increment {
             base: start.base,
@@ -219,8 +263,14 @@ struct Start<'a> {
     of_target: &'a Snapshot,
 }
 
-/// Returns the newest snapshot of the target that the source still has, or has a bookmark of.
-fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<Start<'a>> {
+/// Returns the newest snapshot of the target that the source still has, or has a bookmark of; it is older than `before`.
+fn start<'a>(
+    source: &Volume,
+    target: &'a Volume,
+    before: Option<&Snapshot>,
+    failed: &[Stream],
+) -> Option<Start<'a>> {
+    let older = |created: u64| before.is_none_or(|before| created < before.created);
     let usable = |base: &Base| {
         !failed.iter().any(|stream| match stream {
             Stream::Increment { base: failed, .. } => failed == base,
@@ -229,9 +279,10 @@ fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<S
     };
     target.snapshots.iter().rev().find_map(|of_target| {
         let snapshot = source.snapshot(of_target.guid);
+        let snapshot = snapshot.filter(|found| older(found.created));
         let snapshot = snapshot.map(|found| Base::Snapshot(found.name.clone()));
         let mut marked = source.bookmarks.iter();
-        let marked = marked.find(|bookmark| bookmark.guid == of_target.guid);
+        let marked = marked.find(|bookmark| bookmark.guid == of_target.guid && older(bookmark.created));
         let marked = marked.map(|found| Base::Bookmark(found.name.clone()));
         let base = snapshot.into_iter().chain(marked).find(usable)?;
         Some(Start { base, of_target })
@@ -239,13 +290,20 @@ fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<S
 }
 
 /// Decides what to do about what the target has beyond the newest common snapshot, if anything.
-fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Decision>, Refusal> {
+///
+/// What came by this move and is newer than a snapshot that lacks comes again after it.
+fn back(
+    target: &Volume,
+    common: &Snapshot,
+    missing: &[&Snapshot],
+    claim: &Claim,
+) -> Result<Option<Decision>, Refusal> {
     let newer: Vec<&Snapshot> = target
         .snapshots
         .iter()
         .filter(|snapshot| snapshot.created > common.created)
         .collect();
-    let ours = |snapshot: &&Snapshot| name::is_of(&claim.of, snapshot);
+    let ours = |snapshot: &&Snapshot| travel::came(&claim.of, snapshot);
     if newer.is_empty() && target.written == 0 {
         return Ok(None);
     }
@@ -275,9 +333,16 @@ fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Deci
             Bytes(target.written),
             common.name
         )
-    } else {
+    } else if missing.is_empty() {
         format!(
             "the source no longer has {}, the target goes back to {}",
+            list(&newer),
+            common.name
+        )
+    } else {
+        format!(
+            "{} was taken before {}, so the target goes back to {} and takes both in their order",
+            list(missing),
             list(&newer),
             common.name
         )
@@ -292,11 +357,28 @@ fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Deci
 }
 
 /// Decides about a target of ours that has nothing in common with the source.
-fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, Refusal> {
-    let ours = |snapshot: &Snapshot| name::is_of(&claim.of, snapshot);
+fn restart(
+    source: &Volume,
+    target: &Volume,
+    missing: Option<&Snapshot>,
+    claim: &Claim,
+) -> Result<Decision, Refusal> {
+    let ours = |snapshot: &Snapshot| travel::came(&claim.of, snapshot);
     let used = |snapshot: &Snapshot| name::is_final(&claim.of, &snapshot.name);
     let last_used = target.newest().is_some_and(used) && target.written > 0;
-    if !is_marked(target, claim) || !target.snapshots.iter().all(ours) || last_used {
+    let missed = missing.filter(|_| common(source, target).is_some());
+    let all_ours = is_marked(target, claim) && target.snapshots.iter().all(ours);
+    if let Some(missed) = missed
+        && (!all_ours || target.newest().is_some_and(used))
+    {
+        // After a final pass the guest is down: no time for a copy from the beginning.
+        return Err(Refusal::Missed {
+            target: target.dataset.clone(),
+            snapshot: told(missed),
+            evidence: evidence(target),
+        });
+    }
+    if !all_ours || last_used {
         return Err(Refusal::Diverged {
             target: target.dataset.clone(),
             source_volume: source.dataset.clone(),
@@ -312,6 +394,12 @@ fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, 
     }
     let because = if target.snapshots.is_empty() {
         "the target volume of this move has no snapshot to continue from".to_owned()
+    } else if let Some(missing) = missed {
+        format!(
+            "{} was taken before all that both sides have: {}",
+            told(missing),
+            list(&target.snapshots.iter().collect::<Vec<_>>())
+        )
     } else {
         format!(
             "the source no longer has any of the snapshots that the target has: {}",
@@ -371,6 +459,7 @@ impl fmt::Display for Next {
             Next::Carry(Stream::Resume { .. }) => f.write_str("rest of a stream"),
             Next::Abandon => f.write_str("abandon an interrupted stream"),
             Next::Back { to, .. } => write!(f, "back to {to}"),
+            Next::Drop(names) => write!(f, "destroy the copies of {}", names.join(", ")),
             Next::Restart => f.write_str("begin again"),
         }
     }

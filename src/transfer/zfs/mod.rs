@@ -12,7 +12,9 @@
 //! and a finished final pass means the same guid on both sides with nothing written after it. A resumed stream may be
 //! made by another run, of another operator. The engine never decides about a guest.
 //!
-//! Read next: `name.rs` and `decide.rs` (pure), `syntax.rs` and `read.rs` (pure),
+//! Snapshots of the guest's own travel where a pair names them; they are never held, and lose their mark at the end.
+//!
+//! Read next: `name.rs`, `decide.rs` and `travel.rs` (pure), `syntax.rs` and `read.rs` (pure),
 //! `pass.rs`, `stream.rs`, `keep.rs`.
 
 mod decide;
@@ -23,6 +25,7 @@ mod pass;
 mod read;
 mod stream;
 mod syntax;
+mod travel;
 
 use std::path::PathBuf;
 
@@ -125,6 +128,11 @@ impl Engine for ZfsEngine {
         let Some((here, there)) = decide::sealed(&source, &target, &claim) else {
             return Ok(partial);
         };
+        if travel::gone(&source, &claim).is_some()
+            || !travel::missing(&source, &target, &claim).is_empty()
+        {
+            return Ok(partial);
+        }
         let since = |side, snapshot: &Snapshot, operation| {
             let name = snapshot.name.clone();
             async move {
@@ -155,6 +163,9 @@ impl Engine for ZfsEngine {
     }
 
     /// Leaves the newest common snapshot on both sides, held and marked; the target is a volume as any other then.
+    ///
+    /// With snapshots of the guest's own nothing of ours is left: Proxmox VE rolls a volume back only to its newest
+    /// snapshot, and the guest's newest is common to both sides as well.
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
         const OPERATION: &str = "tidying up";
         let claim = claim(pair);
@@ -169,7 +180,9 @@ impl Engine for ZfsEngine {
             }
             (Some(_) | None, Some(_) | None) => None,
         };
-        let mine = common.as_ref().filter(|(here, _)| name::is_ours(here));
+        let mine = common
+            .as_ref()
+            .filter(|(here, _)| name::is_ours(here) && claim.snapshots.is_empty());
         for (side, volume, other) in [
             (Side::Source, &source, &target),
             (Side::Target, &target, &source),
@@ -188,6 +201,10 @@ impl Engine for ZfsEngine {
             };
             let name = keep.map(|keep| keep.name.as_str());
             keep::prune(pair, side, OPERATION, &claim, volume, name, &superseded).await?;
+        }
+        if let Some(target) = &target {
+            keep::drop_unwanted(pair, OPERATION, &claim, target).await?;
+            keep::hand_over(pair, OPERATION, &claim, target).await?;
         }
         if let Some(target) = target.filter(|target| decide::is_marked(target, &claim)) {
             let unmark = syntax::unmark(&target.dataset);
@@ -244,6 +261,7 @@ fn claim(pair: &Pair) -> Claim {
     Claim {
         of: name::move_of(pair),
         adopt: pair.adopt,
+        snapshots: pair.snapshots.iter().cloned().collect(),
     }
 }
 
@@ -270,10 +288,11 @@ fn by_host(pairs: &[Pair], side: Side) -> Vec<Vec<&Pair>> {
 
 fn refusal(pair: &Pair, operation: &'static str, refusal: &Refusal) -> TransferError {
     let side = match refusal {
-        Refusal::NoGoal { .. } => Side::Source,
+        Refusal::NoGoal { .. } | Refusal::Gone { .. } | Refusal::Late { .. } => Side::Source,
         Refusal::Foreign { .. }
         | Refusal::Kind { .. }
         | Refusal::Diverged { .. }
+        | Refusal::Missed { .. }
         | Refusal::Newer { .. }
         | Refusal::Written { .. } => Side::Target,
     };

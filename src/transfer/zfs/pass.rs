@@ -11,7 +11,7 @@ use super::decide::{self, Claim, Decision, Next, Refusal};
 use super::look::{self, look_closely, run, trouble, words};
 use super::read::{self, Snapshot, Volume};
 use super::syntax::{self, Stream};
-use super::{ZfsEngine, keep, refusal};
+use super::{ZfsEngine, keep, refusal, travel};
 use crate::host::Exit;
 use crate::transfer::carry::PATIENCE;
 use crate::transfer::image::operation;
@@ -80,7 +80,9 @@ impl Work<'_> {
     async fn reach(&mut self) -> Result<(Volume, Volume), TransferError> {
         let mut goal: Option<String> = None;
         let mut steps = 0;
-        while steps < STEPS {
+        // Each snapshot that travels is a step, and may have to be taken back and come again.
+        let most = STEPS + 3 * u32::try_from(self.claim.snapshots.len()).unwrap_or(STEPS);
+        while steps < most {
             // Waiting for a receive that still runs has a limit of its own.
             steps += u32::from(self.busy.is_none());
             let since = goal.as_deref();
@@ -114,12 +116,15 @@ impl Work<'_> {
                 (Next::Back { to, newer }, Some(target)) => {
                     keep::back(self.pair, self.operation, &target, &to, &newer).await?;
                 }
+                (Next::Drop(names), Some(target)) => {
+                    keep::drop_carried(self.pair, self.operation, &target, &names).await?;
+                }
                 (Next::Restart, Some(target)) => {
                     keep::destroy_target(self.pair, self.operation, &self.claim, &target).await?;
                 }
                 (Next::Nothing, Some(_)) => {}
                 // Decided of a target that is there.
-                (Next::Nothing | Next::Back { .. } | Next::Restart, None) => {}
+                (Next::Nothing | Next::Back { .. } | Next::Drop(_) | Next::Restart, None) => {}
             }
         }
         let reason = "both sides change again and again; does somebody else work on these volumes?";
@@ -261,7 +266,7 @@ impl Work<'_> {
             prune(Side::Source, source, here.name.as_str()),
             prune(Side::Target, target, there.name.as_str())
         )?;
-        Ok(())
+        keep::drop_unwanted(pair, operation, &self.claim, target).await
     }
 
     /// Returns the goal as both sides know it.
@@ -295,6 +300,13 @@ impl Work<'_> {
                 reason: "while it was copied",
             };
             return Err(refusal(self.pair, self.operation, &written));
+        }
+        if let Some(late) = travel::missing(source, target, &self.claim).first() {
+            let late = Refusal::Late {
+                source_volume: source.dataset.clone(),
+                snapshot: late.name.clone(),
+            };
+            return Err(refusal(self.pair, self.operation, &late));
         }
         if source.since == Some(0) {
             return Ok(super::proof(here.guid));
