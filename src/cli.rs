@@ -264,6 +264,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             wait_before_stop: arguments.wait_before_stop,
             ignore_exists: arguments.ignore_exists,
             allow_plain: arguments.allow_plain,
+            with_snapshots: arguments.with_snapshots,
             target_vmid: arguments.target_vmid,
             max_downtime: arguments.max_downtime,
             stop_timeout: arguments.stop_timeout,
@@ -280,6 +281,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         request: MoveRequest {
             ignore_exists: arguments.ignore_exists,
             allow_plain: arguments.allow_plain,
+            with_snapshots: arguments.with_snapshots,
             ..request(arguments.place, arguments.guests, arguments.tuning)?
         },
         dry_run: true,
@@ -311,6 +313,7 @@ fn request(
         wait_before_stop: false,
         ignore_exists: false,
         allow_plain: false,
+        with_snapshots: false,
         target_vmid: None,
         bridges: unique("--map-bridge", tuning.map_bridge)?,
         storages: unique("--map-storage", tuning.map_storage)?,

@@ -62,6 +62,7 @@ fn the_classic_form_and_its_defaults() {
                 wait_before_stop: false,
                 ignore_exists: false,
                 allow_plain: false,
+                with_snapshots: false,
                 target_vmid: None,
                 bridges: {},
                 storages: {},
@@ -141,6 +142,7 @@ fn each_option_of_the_original_has_its_effect() {
     assert!(with("--debug").common.debug);
     assert!(with("--ignore-exists").request.ignore_exists);
     assert!(with("--allow-plain").request.allow_plain);
+    assert!(with("--with-snapshots").request.with_snapshots);
     for help in ["-h", "--help", "apple banana node2 ssd web1 --help"] {
         assert_eq!(
             parse(help).expect_err("help").kind(),

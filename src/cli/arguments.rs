@@ -155,6 +155,9 @@ pub(super) struct MoveArgs {
     /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Move the VM's snapshots too, so that it can be rolled back to them on the destination; needs root on its node
+    #[arg(long, conflicts_with = "skip_disks")]
+    pub(super) with_snapshots: bool,
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
@@ -194,6 +197,9 @@ pub(super) struct CheckArgs {
     /// Accept that disks that are encrypted by ZFS would lie unencrypted on the destination
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Check whether the VM's snapshots could be moved too
+    #[arg(long)]
+    pub(super) with_snapshots: bool,
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]

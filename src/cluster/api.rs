@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::http::HttpApi;
+use super::observe::guest_path;
 use super::wire::{self, guest as guests, inventory};
 use super::{Api, ApiError, ConfigChange};
-use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
@@ -49,6 +50,12 @@ impl Api for HttpApi {
 
     async fn guest(&self, place: &GuestRef) -> Result<GuestDetail, ApiError> {
         self.read_guest(place).await
+    }
+
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError> {
+        let path = format!("{}/config", guest_path(place));
+        self.fetch(&path, &[("snapshot", name)], guests::config)
+            .await
     }
 
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError> {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
@@ -180,6 +180,9 @@ pub trait Api: Send + Sync {
 
     /// Reads everything about one VM: configuration, pending changes, snapshots, status. Immediate.
     async fn guest(&self, place: &GuestRef) -> Result<GuestDetail, ApiError>;
+
+    /// Reads a VM's configuration as one of its snapshots has it. Immediate.
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError>;
 
     /// Lists the storages of a node with their space and settings.
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError>;

@@ -2,7 +2,7 @@
 //!
 //! One guest's failure does not stop the others; the exit code is the worst. Read next: `mod.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
 use super::{GuestMove, MoveError, Mover, Stopped, resume};
 use crate::cluster::Api;
-use crate::config::Config;
+use crate::config::{Config, SshAddress};
 use crate::error::{ExitCode, Failure};
 use crate::plan::aftermath::{SourceLeft, describe, source_left};
-use crate::plan::decide::{Decision, decide, hosts_to_ask};
-use crate::plan::facts::{Existing, ExistingMoves};
+use crate::plan::decide::{Decision, decide, hosts_to_ask, storages_in_use};
+use crate::plan::facts::{Existing, ExistingMoves, TargetFacts};
 use crate::plan::mark::Mark;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, show};
+use crate::pve::id::NodeName;
 use crate::report::Event;
 use crate::transfer::Pair;
 
@@ -34,12 +35,19 @@ pub struct Batch<'a> {
     pub identity: String,
 }
 
+/// What was decided, and what it takes to carry it out.
+pub struct Decided {
+    /// The plans.
+    pub decision: Decision,
+    /// The moves that began earlier.
+    pub existing: ExistingMoves,
+    /// Who may write the configuration files of a node's guests.
+    pub node_files: BTreeMap<NodeName, Result<SshAddress, String>>,
+}
+
 impl Batch<'_> {
     /// Observes and decides; changes nothing.
-    pub async fn decide(
-        &self,
-        request: &MoveRequest,
-    ) -> Result<(Decision, ExistingMoves), Failure> {
+    pub async fn decide(&self, request: &MoveRequest) -> Result<Decided, Failure> {
         let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
             // Not "failed": whoever reads the code alone shall know that no placeholder is left anywhere.
             Failure::new(ExitCode::Refused, error)
@@ -52,7 +60,7 @@ impl Batch<'_> {
             derive: self.derive,
         };
         let (source, target): (&dyn Api, &dyn Api) = (&*self.mover.source, &*self.mover.target);
-        let target_facts = survey::target(target, request, sections)
+        let mut target_facts = survey::target(target, request, sections)
             .await
             .map_err(|error| failed("looking at the target cluster", &error))?;
         let existing = resume::find(&request.guests, &target_facts.guests, target)
@@ -65,10 +73,40 @@ impl Batch<'_> {
         let addresses: BTreeSet<_> = ask.keys().map(|key| key.ssh.clone()).collect();
         let shells = self.hosts.connect(addresses).await;
         let hosts = survey::hosts(&ask, &shells).await;
-        Ok((
-            decide(request, &source_facts, &target_facts, &hosts, &existing),
+        let travel = source_facts
+            .wanted
+            .values()
+            .any(|guest| !guest.sections.is_empty());
+        if request.with_snapshots && travel {
+            self.find_node_files(request, &mut target_facts, &existing)
+                .await;
+        }
+        Ok(Decided {
+            decision: decide(request, &source_facts, &target_facts, &hosts, &existing),
             existing,
-        ))
+            node_files: target_facts.node_files,
+        })
+    }
+
+    /// Finds out who may write the configuration files on the nodes where the guests go.
+    async fn find_node_files(
+        &self,
+        request: &MoveRequest,
+        target: &mut TargetFacts,
+        existing: &ExistingMoves,
+    ) {
+        let storages = storages_in_use(request, existing);
+        let begun = existing.values().map(|began| &began.target.node);
+        let nodes: BTreeSet<_> = std::iter::once(&request.node)
+            .chain(begun)
+            .cloned()
+            .collect();
+        for node in nodes {
+            let logins = survey::logins_of(&node, target, &storages);
+            let shells = self.hosts.connect(logins.iter().cloned().collect()).await;
+            let login = survey::node_file_login(&node, &logins, &shells).await;
+            target.node_files.insert(node, login);
+        }
     }
 
     /// Prints the plan to `out` and changes nothing.
@@ -78,7 +116,7 @@ impl Batch<'_> {
         json: bool,
         out: &mut dyn Write,
     ) -> Result<ExitCode, Failure> {
-        let (decision, _) = self.decide(request).await?;
+        let decision = self.decide(request).await?.decision;
         let text = if json {
             serde_json::to_string_pretty(&show::shown(request, &decision)).unwrap_or_default()
                 + "\n"
@@ -107,7 +145,11 @@ impl Batch<'_> {
         if request.wait_before_stop && !self.mover.operator.is_there() {
             return Err(nobody_to_ask());
         }
-        let (decision, existing) = self.decide(request).await?;
+        let Decided {
+            decision,
+            existing,
+            node_files,
+        } = self.decide(request).await?;
         if decision.refused() {
             return Err(refusal(&decision));
         }
@@ -130,7 +172,9 @@ impl Batch<'_> {
                 break;
             }
             let began = existing.get(&plan.name);
-            worst.push(self.guest(plan, began, request).await);
+            let login = node_files.get(&plan.target.node);
+            let login = login.and_then(|login| login.as_ref().ok());
+            worst.push(self.guest(plan, began, login, request).await);
         }
         Ok(ExitCode::worst(worst))
     }
@@ -139,6 +183,7 @@ impl Batch<'_> {
         &self,
         plan: GuestPlan,
         began: Option<&Existing>,
+        login: Option<&SshAddress>,
         request: &MoveRequest,
     ) -> ExitCode {
         if let Some(began) = began
@@ -158,7 +203,18 @@ impl Batch<'_> {
         if began.is_some() {
             adopt(&mut pairs, &plan, &mark);
         }
-        let job = GuestMove::new(plan, mark, pairs);
+        let file = login
+            .filter(|_| !plan.snapshots.travelling.is_empty())
+            .map(|login| self.hosts.node_file(&plan, login));
+        let file = match file.transpose() {
+            Ok(file) => file,
+            Err(error) => {
+                let failure = Failure::new(ExitCode::Failed, &error);
+                return self.tell_failed(&plan.name, failure);
+            }
+        };
+        let mut job = GuestMove::new(plan, mark, pairs);
+        job.file = file;
         match self.mover.run(&job, request).await {
             Ok(_) => ExitCode::Done,
             Err(stopped) => {

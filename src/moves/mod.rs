@@ -1,7 +1,7 @@
 //! Acting on one guest: observe, derive the rung, take the next step, observe again.
 //!
 //! The loop has no memory that matters: started later, on another machine, it continues. It never talks to a shell
-//! (volumes are the engine's business) and decides nothing itself (`plan` does). Read next: `perform.rs`, the steps;
+//! (volumes are the engine's business, and a node's file `host/node_file.rs`'s) and decides nothing itself (`plan` does). Read next: `perform.rs`, the steps;
 //! `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding interrupted moves; `batch.rs`, several guests.
 
 pub mod batch;
@@ -12,6 +12,7 @@ mod observe;
 mod perform;
 mod precopy;
 pub mod resume;
+mod sections;
 pub mod survey;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
+use crate::host::node_file::{NodeFile, NodeFileError};
 use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::mark::Mark;
 use crate::plan::state::{Rung, derive};
@@ -53,6 +55,8 @@ pub struct GuestMove {
     pub mark: Mark,
     /// The volumes that are copied.
     pub pairs: Vec<Pair>,
+    /// The target's configuration file, where snapshots are entered into it.
+    pub file: Option<NodeFile>,
     /// Whether the direct route turned out not to work, so that this run relays.
     relays: Arc<AtomicBool>,
 }
@@ -81,6 +85,31 @@ pub enum MoveError {
         /// Why.
         #[source]
         source: TransferError,
+    },
+    /// The snapshots could not be entered into the target's configuration.
+    #[error("entering the snapshots of {guest} failed")]
+    NodeFile {
+        /// The guest.
+        guest: String,
+        /// Why.
+        #[source]
+        source: NodeFileError,
+    },
+    /// The snapshots were entered, and Proxmox VE does not show them.
+    #[error(
+        "the target of {guest} does not show the snapshots that were entered into its configuration"
+    )]
+    NotShown {
+        /// The guest.
+        guest: String,
+    },
+    /// The source's snapshots are others than those that were planned.
+    #[error("the snapshots of {guest} have changed since its move was planned: {how}")]
+    SnapshotsChanged {
+        /// The guest.
+        guest: String,
+        /// In what.
+        how: String,
     },
     /// The facts are no rung of the ladder.
     #[error("{guest}: {facts}")]
@@ -261,6 +290,7 @@ impl GuestMove {
             plan,
             mark,
             pairs,
+            file: None,
             relays: Arc::default(),
         }
     }

@@ -22,9 +22,9 @@ impl Mover {
         let target = target
             .map_err(job.api("observing the target"))?
             .filter(|target| is_of(target, job));
-        let attached = target
-            .as_ref()
-            .is_some_and(|target| missing_drives(plan, target).is_empty());
+        let attached = target.as_ref().is_some_and(|target| {
+            missing_drives(plan, target).is_empty() && plan.snapshots.recorded(target)
+        });
         let facts = Facts {
             source: source.as_ref().map(sighting),
             target: target.as_ref().map(sighting),

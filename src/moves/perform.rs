@@ -48,6 +48,8 @@ impl Mover {
             }
             Step::Precopy => self.precopy(job, request, account).await,
             Step::StopSource => {
+                // One that was taken since the last round would be left behind.
+                self.same_snapshots(job).await?;
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
                 self.interrupt.set_down(true);
@@ -74,8 +76,12 @@ impl Mover {
                 self.final_delta(job, request, account).await
             }
             Step::Attach => {
+                let snapshots = match plan.snapshots.travelling.len() {
+                    0 => String::new(),
+                    some => format!(" and entering {some} snapshot(s) there"),
+                };
                 say(format!(
-                    "attaching the drives to {name}{CREATING} on {target}"
+                    "attaching the drives to {name}{CREATING} on {target}{snapshots}"
                 ));
                 self.attach(job).await
             }
@@ -151,14 +157,14 @@ impl Mover {
             .await
             .map_err(job.api("observing the target"))?;
         let set: BTreeMap<String, String> = missing_drives(plan, &target).into_iter().collect();
-        if set.is_empty() {
-            return Ok(());
+        if !set.is_empty() {
+            let change = ConfigChange {
+                set,
+                ..ConfigChange::default()
+            };
+            self.configure_target(job, Step::Attach, change).await?;
         }
-        let change = ConfigChange {
-            set,
-            ..ConfigChange::default()
-        };
-        self.configure_target(job, Step::Attach, change).await
+        self.enter_snapshots(job).await
     }
 
     async fn retire(&self, job: &GuestMove) -> Result<(), MoveError> {

@@ -59,6 +59,7 @@ impl Mover {
         request: &MoveRequest,
         account: &mut Account,
     ) -> Result<(), MoveError> {
+        self.same_snapshots(job).await?;
         let number = u32::try_from(account.rounds.len() + 1).unwrap_or(u32::MAX);
         self.reporter.tell(&Event::StepStarted {
             guest: job.plan.name.clone(),

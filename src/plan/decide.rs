@@ -6,6 +6,7 @@
 //! volume), `decide/zvol.rs` (those of ZFS), `show.rs`.
 
 mod names;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -17,6 +18,7 @@ use crate::plan::check::{self, hosts::Side, space::Demand, state::Snapshots};
 use crate::plan::facts::{
     Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
+use crate::plan::snapshots::SnapshotsPlan;
 use crate::plan::translate::drives::{self, DriveValue};
 use crate::plan::translate::{Input, translate};
 use crate::plan::{
@@ -110,7 +112,9 @@ pub fn decide(
 
 fn unused_mappings(request: &MoveRequest, source: &SourceFacts) -> Vec<Verdict> {
     let configs = || source.wanted.values().map(|guest| &guest.detail.config.0);
+    let sections = source.wanted.values().flat_map(|guest| guest.sections.values());
     let cards = configs()
+        .chain(sections.flatten().map(|section| &section.0))
         .flatten()
         .filter(|(key, _)| key.starts_with("net"))
         .map(|(_, value)| value.as_str());
@@ -204,10 +208,6 @@ impl<'a> Deciding<'a> {
             Some(began) => began.mark.onboot,
             None => guest.detail.config.value("onboot") == Some("1"),
         };
-        let snapshots = snapshots(guest, &draft.drives);
-        draft
-            .verdicts
-            .extend(check::state::snapshots(name, guest, snapshots));
         let slots: BTreeSet<DriveKey> = draft.values.keys().copied().collect();
         let translation = translate(&Input {
             name,
@@ -218,6 +218,7 @@ impl<'a> Deciding<'a> {
             bridges: &request.bridges,
             drives: &slots,
             onboot,
+            root: self.target.user == "root@pam",
         });
         draft.changes.extend(translation.changes);
         draft.verdicts.extend(translation.verdicts);
@@ -227,6 +228,15 @@ impl<'a> Deciding<'a> {
             self.target,
             request,
         ));
+        let snapshots = match request.with_snapshots && !request.skip_disks {
+            true => self.snapshots(name, guest, place.vmid, &place.node, &mut draft),
+            false => {
+                let are = where_snapshots_are(guest, &draft.drives);
+                let verdict = check::state::snapshots(name, guest, are);
+                draft.verdicts.extend(verdict);
+                SnapshotsPlan::default()
+            }
+        };
         let pool = self.pool(name, guest, &mut draft);
         let mut keys = translation.create.clone();
         keys.extend(translation.finish.clone());
@@ -254,6 +264,7 @@ impl<'a> Deciding<'a> {
             onboot,
             pool,
             drives: draft.drives,
+            snapshots,
             changes: draft.changes,
             verdicts: draft.verdicts,
         })
@@ -405,7 +416,7 @@ impl<'a> Deciding<'a> {
 }
 
 /// Returns where a guest's snapshots are: beside its volumes when all of them are copied from ZFS to ZFS.
-fn snapshots(guest: &WantedGuest, drives: &[DrivePlan]) -> Snapshots {
+fn where_snapshots_are(guest: &WantedGuest, drives: &[DrivePlan]) -> Snapshots {
     let mut copied = 0;
     for drive in drives {
         match &drive.action {

@@ -14,6 +14,7 @@ pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod show;
+pub mod snapshots;
 pub mod state;
 pub mod step;
 pub mod translate;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::StorageConfig;
+use crate::plan::snapshots::SnapshotsPlan;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
@@ -51,6 +53,8 @@ pub struct MoveRequest {
     pub ignore_exists: bool,
     /// `--allow-plain`: what is encrypted on the source may lie on the target unencrypted.
     pub allow_plain: bool,
+    /// `--with-snapshots`: the guest's own snapshots travel as well.
+    pub with_snapshots: bool,
     /// `--target-vmid`.
     pub target_vmid: Option<Vmid>,
     /// `--map-bridge SOURCE=TARGET`.
@@ -99,6 +103,8 @@ pub struct GuestPlan {
     pub pool: Option<PoolId>,
     /// All drives, in the order of their keys.
     pub drives: Vec<DrivePlan>,
+    /// What becomes of its snapshots.
+    pub snapshots: SnapshotsPlan,
     /// What is changed in the configuration, and why; nothing is lost silently.
     pub changes: Vec<ConfigNote>,
     /// Why it may go, may go with a warning, or must not.
@@ -159,6 +165,10 @@ pub struct VolumePlan {
     pub size: Bytes,
     /// Bytes really occupied, when known; the estimate of what must be copied.
     pub used: Option<Bytes>,
+    /// The guest's snapshots that its stream from ZFS to ZFS carries.
+    pub snapshots: Vec<String>,
+    /// Bytes that snapshots add to the copy, beside what is occupied now.
+    pub history: Bytes,
     /// The drive's value on the target, with the volume and all translated properties.
     pub attach: String,
     /// How bytes travel, and why.

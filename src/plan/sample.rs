@@ -247,6 +247,7 @@ impl World {
             pool: None,
             ha_state: None,
             replication: Vec::new(),
+            sections: BTreeMap::new(),
             volumes,
         };
         World {
@@ -261,6 +262,7 @@ impl World {
                 wait_before_stop: false,
                 ignore_exists: false,
                 allow_plain: false,
+                with_snapshots: false,
                 target_vmid: None,
                 bridges: BTreeMap::new(),
                 storages: BTreeMap::new(),
@@ -295,6 +297,7 @@ impl World {
                 machines: Vec::new(),
                 pools: Vec::new(),
                 schema: None,
+                node_files: BTreeMap::new(),
                 free_vmids: ["126", "127", "128"].map(id).to_vec(),
                 unanswered: Vec::new(),
             },

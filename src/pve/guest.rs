@@ -110,10 +110,14 @@ pub struct PendingChange {
 }
 
 /// One snapshot of a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestSnapshot {
     /// Its name.
     pub name: String,
+    /// The snapshot it comes from.
+    pub parent: Option<String>,
+    /// When it was taken, in seconds since 1970.
+    pub taken: u64,
     /// Whether it holds the guest's memory.
     pub with_memory: bool,
 }

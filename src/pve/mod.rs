@@ -2,10 +2,11 @@
 //!
 //! Pure: no clock, no network, no async. It never decides anything; `plan` does. Every part of proxmove speaks these
 //! words, and the glossary (docs/GLOSSARY.rst) explains them. Read next: [`id`], [`guest`], [`property`], [`drive`],
-//! [`inventory`].
+//! [`inventory`], [`guest_file`].
 
 pub mod drive;
 pub mod guest;
+pub mod guest_file;
 pub mod id;
 pub mod inventory;
 pub mod property;

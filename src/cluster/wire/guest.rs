@@ -106,6 +106,8 @@ pub fn snapshots(value: &Value) -> Result<Vec<GuestSnapshot>, Odd> {
     let mut snapshots = list(value, "snapshots", |entry| {
         Some(GuestSnapshot {
             name: entry.text("name")?,
+            parent: entry.text("parent"),
+            taken: entry.count("snaptime").unwrap_or(0),
             with_memory: entry.flag("vmstate").unwrap_or(false),
         })
     })?;

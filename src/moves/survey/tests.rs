@@ -10,7 +10,7 @@ use crate::host::{Exit, Output, ShellError, Stream};
 use crate::plan::facts::Existing;
 use crate::plan::mark::Mark;
 use crate::plan::sample::{World, config, id, node, place, release, section, storage, summary};
-use crate::pve::guest::{GuestDetail, GuestRef, Power};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, Power};
 use crate::pve::id::{PoolId, Volid};
 use crate::pve::inventory::{ConfigSchema, Permissions, Release, Volume};
 use crate::units::Bytes;
@@ -98,6 +98,10 @@ impl Api for Fake {
             ha_managed: false,
             running_machine: None,
         })
+    }
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError> {
+        self.asked(format!("snapshot {name} of {}", place.vmid))?;
+        Ok(config("name: web1\nsnaptime: 7"))
     }
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError> {
         self.asked(format!("storages {node}"))?;

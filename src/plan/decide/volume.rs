@@ -13,6 +13,7 @@ use crate::pve::drive::Drive;
 use crate::pve::id::{StorageId, Vmid, Volid};
 use crate::pve::inventory::{Storage, Volume};
 use crate::transfer::Format;
+use crate::units::Bytes;
 
 impl<'a> Deciding<'a> {
     /// Plans one volume; what is missing for that has its own verdict.
@@ -150,6 +151,8 @@ impl<'a> Deciding<'a> {
             target_format,
             size: ready.volume.size,
             used,
+            snapshots: Vec::new(),
+            history: Bytes::ZERO,
             attach: attached.value,
             route,
             tool,

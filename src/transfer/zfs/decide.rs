@@ -95,13 +95,17 @@ pub(crate) enum Refusal {
         reason: &'static str,
     },
     /// A snapshot of the guest that was to travel is gone.
-    #[error("{source_volume} has no snapshot {snapshot} any more, which was to travel; was it deleted meanwhile?")]
+    #[error(
+        "{source_volume} has no snapshot {snapshot} any more, which was to travel; was it deleted meanwhile?"
+    )]
     Gone {
         source_volume: String,
         snapshot: String,
     },
     /// A snapshot of the guest is newer than the one that a final pass carries.
-    #[error("{source_volume}@{snapshot} was taken after the guest had been stopped, and has not travelled")]
+    #[error(
+        "{source_volume}@{snapshot} was taken after the guest had been stopped, and has not travelled"
+    )]
     Late {
         source_volume: String,
         snapshot: String,
@@ -282,7 +286,8 @@ fn start<'a>(
         let snapshot = snapshot.filter(|found| older(found.created));
         let snapshot = snapshot.map(|found| Base::Snapshot(found.name.clone()));
         let mut marked = source.bookmarks.iter();
-        let marked = marked.find(|bookmark| bookmark.guid == of_target.guid && older(bookmark.created));
+        let marked =
+            marked.find(|bookmark| bookmark.guid == of_target.guid && older(bookmark.created));
         let marked = marked.map(|found| Base::Bookmark(found.name.clone()));
         let base = snapshot.into_iter().chain(marked).find(usable)?;
         Some(Start { base, of_target })

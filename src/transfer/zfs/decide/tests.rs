@@ -34,7 +34,10 @@ fn volume(dataset: &str, text: &str) -> Volume {
                     let last = word.ends_with('f');
                     let carried = word.ends_with('c');
                     let ours = word.contains('!');
-                    let guid: u64 = word.trim_end_matches(['f', '!', 'c']).parse().expect("a number");
+                    let guid: u64 = word
+                        .trim_end_matches(['f', '!', 'c'])
+                        .parse()
+                        .expect("a number");
                     volume.snapshots.push(Snapshot {
                         name: if ours {
                             name::snapshot("5-6", guid, last)
@@ -261,42 +264,153 @@ fn with(travel: &[u64], source: &str, target: &str, expect: Expect) {
 
 #[test]
 fn snapshots_of_the_guest_travel_one_by_one_and_no_others() {
-    with(&[2, 4], "1 2 3 4 5!", "none", expect!["full stream of s2: the target has nothing yet"]);
-    with(&[2, 4], "1 2 3 4 5!", "2c mark", expect!["increment from @s2 to s4: both sides have s2 (guid 2)"]);
-    with(&[2, 4], "1 2 3 4 5!", "2c 4c mark", expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"]);
-    with(&[2, 4], "1 2 3 4 5!", "2c 4c 5! mark", expect!["nothing: the target has proxmove-5-6-5 already"]);
-    with(&[2, 4], "1 2 3 4 5!", "2c token mark", expect!["rest of a stream: an interrupted stream is continued where it broke off"]);
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "none",
+        expect!["full stream of s2: the target has nothing yet"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c mark",
+        expect!["increment from @s2 to s4: both sides have s2 (guid 2)"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c 4c mark",
+        expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c 4c 5! mark",
+        expect!["nothing: the target has proxmove-5-6-5 already"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c token mark",
+        expect!["rest of a stream: an interrupted stream is continued where it broke off"],
+    );
     // Taken after ours: in the next round.
-    with(&[2, 6], "2 5! 6", "2c 5! mark", expect!["nothing: the target has proxmove-5-6-5 already"]);
-    with(&[6], "5! 6", "none", expect!["full stream of proxmove-5-6-5: the target has nothing yet"]);
+    with(
+        &[2, 6],
+        "2 5! 6",
+        "2c 5! mark",
+        expect!["nothing: the target has proxmove-5-6-5 already"],
+    );
+    with(
+        &[6],
+        "5! 6",
+        "none",
+        expect!["full stream of proxmove-5-6-5: the target has nothing yet"],
+    );
     // Taken between two of ours.
-    with(&[2, 6], "2 5! 6 7!", "2c 5! mark", expect!["increment from @proxmove-5-6-5 to s6: both sides have proxmove-5-6-5 (guid 5)"]);
+    with(
+        &[2, 6],
+        "2 5! 6 7!",
+        "2c 5! mark",
+        expect!["increment from @proxmove-5-6-5 to s6: both sides have proxmove-5-6-5 (guid 5)"],
+    );
 }
 
 #[test]
 fn snapshots_that_were_missed_are_fetched_by_going_back() {
     // Ours is newer than what lacks: the guest's own before it is the base.
-    with(&[2, 6], "2 6 7! 8!", "2c 7! mark", expect!["back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"]);
-    with(&[2, 6], "2 #5 6 7! 8!", "2c 5! 7! mark", expect!["back to proxmove-5-6-5: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to proxmove-5-6-5 and takes both in their order"]);
+    with(
+        &[2, 6],
+        "2 6 7! 8!",
+        "2c 7! mark",
+        expect![
+            "back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"
+        ],
+    );
+    with(
+        &[2, 6],
+        "2 #5 6 7! 8!",
+        "2c 5! 7! mark",
+        expect![
+            "back to proxmove-5-6-5: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to proxmove-5-6-5 and takes both in their order"
+        ],
+    );
     // Begun without them.
-    with(&[2], "2 5! 6!", "5! mark", expect!["begin again: s2 (guid 2) was taken before all that both sides have: proxmove-5-6-5 (guid 5)"]);
+    with(
+        &[2],
+        "2 5! 6!",
+        "5! mark",
+        expect![
+            "begin again: s2 (guid 2) was taken before all that both sides have: proxmove-5-6-5 (guid 5)"
+        ],
+    );
     // Somebody's snapshot is not given up for them.
-    with(&[2], "2 5! 6!", "5! 9 mark", expect!["refused: b/v and a/v have no snapshot in common: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5 (guid 5), s9 (guid 9); the source has s2 (guid 2), proxmove-5-6-5 (guid 5), proxmove-5-6-6 (guid 6)"]);
+    with(
+        &[2],
+        "2 5! 6!",
+        "5! 9 mark",
+        expect![
+            "refused: b/v and a/v have no snapshot in common: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5 (guid 5), s9 (guid 9); the source has s2 (guid 2), proxmove-5-6-5 (guid 5), proxmove-5-6-6 (guid 6)"
+        ],
+    );
     // Nor is a copy begun again while the guest is down.
     with(&[2], "2 5! 6!f", "5!f mark", expect![""]);
-    with(&[2], "2 5! 6!", "5!", expect!["refused: b/v is there and does not carry proxmove's mark: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, and the snapshots proxmove-5-6-5 (guid 5)"]);
-    with(&[2, 6], "2 6 7! 8!", "2 7! mark written=9", expect!["back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"]);
+    with(
+        &[2],
+        "2 5! 6!",
+        "5!",
+        expect![
+            "refused: b/v is there and does not carry proxmove's mark: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, and the snapshots proxmove-5-6-5 (guid 5)"
+        ],
+    );
+    with(
+        &[2, 6],
+        "2 6 7! 8!",
+        "2 7! mark written=9",
+        expect![
+            "back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"
+        ],
+    );
 }
 
 #[test]
 fn what_the_source_no_longer_has_goes_on_the_target() {
-    with(&[4], "4 5!", "2c 4c mark", expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"]);
-    with(&[2, 4], "4 5!", "2c 4c mark", expect!["refused: a/v has no snapshot s2 any more, which was to travel; was it deleted meanwhile?"]);
+    with(
+        &[4],
+        "4 5!",
+        "2c 4c mark",
+        expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"],
+    );
+    with(
+        &[2, 4],
+        "4 5!",
+        "2c 4c mark",
+        expect![
+            "refused: a/v has no snapshot s2 any more, which was to travel; was it deleted meanwhile?"
+        ],
+    );
     // Another one under the old name: s2 of guid 22 is told apart by its guid.
-    with(&[], "1 5!", "1 2c mark", expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"]);
+    with(
+        &[],
+        "1 5!",
+        "1 2c mark",
+        expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"],
+    );
     // Not carried by this move, so nothing of ours.
-    with(&[4], "4 5!", "2 4c mark", expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"]);
-    with(&[4], "4 5!", "4c 9 mark", expect!["refused: b/v has snapshots that are newer than the newest common one, s4 (guid 4): s9 (guid 9)"]);
+    with(
+        &[4],
+        "4 5!",
+        "2 4c mark",
+        expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"],
+    );
+    with(
+        &[4],
+        "4 5!",
+        "4c 9 mark",
+        expect![
+            "refused: b/v has snapshots that are newer than the newest common one, s4 (guid 4): s9 (guid 9)"
+        ],
+    );
 }
 
 proptest! {
