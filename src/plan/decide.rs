@@ -112,7 +112,10 @@ pub fn decide(
 
 fn unused_mappings(request: &MoveRequest, source: &SourceFacts) -> Vec<Verdict> {
     let configs = || source.wanted.values().map(|guest| &guest.detail.config.0);
-    let sections = source.wanted.values().flat_map(|guest| guest.sections.values());
+    let sections = source
+        .wanted
+        .values()
+        .flat_map(|guest| guest.sections.values());
     let cards = configs()
         .chain(sections.flatten().map(|section| &section.0))
         .flatten()

@@ -23,6 +23,7 @@ mod rights;
 mod routes;
 pub mod schema;
 pub(crate) mod server;
+mod snapshots;
 mod storage;
 mod tasks;
 

@@ -2,8 +2,8 @@
 
 use super::{Call, Refusal, Reply};
 use super::{
-    access, cluster, configure, create, destroy, guests, migrate, nodes, pools, power, storage,
-    tasks,
+    access, cluster, configure, create, destroy, guests, migrate, nodes, pools, power, snapshots,
+    storage, tasks,
 };
 
 type Handler = fn(&mut Call<'_>) -> Reply;
@@ -57,6 +57,9 @@ fn find(method: &str, path: &str) -> Option<Handler> {
         ("GET", "/nodes/{node}/qemu/{vmid}/pending") => guests::pending,
         ("GET", "/nodes/{node}/qemu/{vmid}/snapshot") => guests::snapshots,
         ("GET", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config") => guests::snapshot_config,
+        ("POST", "/nodes/{node}/qemu/{vmid}/snapshot") => snapshots::take,
+        ("DELETE", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}") => snapshots::delete,
+        ("POST", "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback") => snapshots::rollback,
         ("GET", "/nodes/{node}/qemu/{vmid}/migrate") => migrate::preconditions,
         ("PUT", "/nodes/{node}/qemu/{vmid}/resize") => configure::resize,
         ("GET", "/nodes/{node}/qemu/{vmid}/status/current") => guests::current,

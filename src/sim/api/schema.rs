@@ -562,6 +562,30 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[NODE, VMID, SNAPNAME],
     ),
     endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/snapshot",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot"]),
+        &[
+            NODE,
+            VMID,
+            SNAPNAME,
+            text("description"),
+            boolean("vmstate"),
+        ],
+    ),
+    endpoint(
+        "DELETE",
+        "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot"]),
+        &[NODE, VMID, SNAPNAME, boolean("force")],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot", "VM.Snapshot.Rollback"]),
+        &[NODE, VMID, SNAPNAME, boolean("start").since(7, 4)],
+    ),
+    endpoint(
         "GET",
         "/nodes/{node}/qemu/{vmid}/migrate",
         Access::Any("/vms/{vmid}", &["VM.Migrate"]),

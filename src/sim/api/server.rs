@@ -163,7 +163,9 @@ impl Server {
                 let mut world = self.lock();
                 let pace = world.pace.clone();
                 let cluster = &mut world.clusters[self.place];
+                cluster.sync_files();
                 let outcome = gate::answer(cluster, request);
+                cluster.sync_files();
                 (
                     outcome,
                     Duration::from_millis(pace.lock_wait),
@@ -192,7 +194,12 @@ impl Server {
             let ended = {
                 let mut world = self.lock();
                 let pace = world.pace.clone();
-                world.clusters[self.place].poll_task(&upid, &mut work, &self.machine, &pace)
+                let cluster = &mut world.clusters[self.place];
+                let ended = cluster.poll_task(&upid, &mut work, &self.machine, &pace);
+                if ended {
+                    cluster.sync_files();
+                }
+                ended
             };
             if ended {
                 return;

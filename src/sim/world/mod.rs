@@ -2,12 +2,13 @@
 //!
 //! Holds state and the rules that keep it consistent; it knows no HTTP and no parameter checks (that is `../api`).
 //! Disk images are real files under the simulation's directory, or zvols of a real pool. Read next: [`scenario`] (the start), [`guest`],
-//! [`storage`], [`zpool`], [`rights`], [`task`], [`faults`].
+//! [`storage`], [`zpool`], [`pmxcfs`], [`rights`], [`task`], [`faults`].
 
 pub mod faults;
 pub mod guest;
 pub mod images;
 pub mod machine;
+pub mod pmxcfs;
 pub mod rights;
 pub mod scenario;
 pub mod setup;
@@ -76,6 +77,8 @@ pub struct Cluster {
     pub tasks: Vec<Task>,
     /// What the nodes last said of their guests.
     pub broadcasts: BTreeMap<u32, Broadcast>,
+    /// What is known of the VMs' configuration files.
+    pub filed: BTreeMap<u32, pmxcfs::Filed>,
     /// The directory that holds one directory tree per node.
     pub directory: PathBuf,
     /// The key its tickets are signed with.

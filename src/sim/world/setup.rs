@@ -54,6 +54,7 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         guests: BTreeMap::new(),
         tasks: Vec::new(),
         broadcasts: BTreeMap::new(),
+        filed: BTreeMap::new(),
         directory: directory.to_owned(),
         ticket_key: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
         fingerprint: String::new(),
@@ -65,6 +66,7 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         add_guest(&mut cluster, guest)?;
     }
     cluster.refresh_broadcasts();
+    cluster.make_files()?;
     Ok(cluster)
 }
 

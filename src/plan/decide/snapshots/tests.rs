@@ -123,7 +123,9 @@ fn section<'a>(world: &'a mut World, name: &str) -> &'a mut GuestConfig {
 
 #[test]
 fn all_that_can_travel_does_with_translated_sections() {
-    check(|_| {}, expect![[r#"
+    check(
+        |_| {},
+        expect![[r#"
         [s1] before: all
           boot: order=scsi0;scsi1
           cores: 1
@@ -154,7 +156,8 @@ fn all_that_can_travel_does_with_translated_sections() {
         scsi0 carries ["s1", "s2", "s3"], 6.0 GiB more
         scsi1 carries ["s1", "s3"], 0 B more
         parent Some("s3"), staying {}
-        mapping-unused snapshot-without-memory"#]]);
+        mapping-unused snapshot-without-memory"#]],
+    );
 }
 
 #[test]
@@ -286,7 +289,8 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         change(&mut world);
         world.codes().join(" ")
     };
-    expect!["!node-file mapping-unused snapshot-without-memory"].assert_eq(&codes(|world| world.target.node_files.clear()));
+    expect!["!node-file mapping-unused snapshot-without-memory"]
+        .assert_eq(&codes(|world| world.target.node_files.clear()));
     expect!["!node-file mapping-unused snapshot-without-memory"].assert_eq(&codes(|world| {
         let why = Err("the login is ann".to_owned());
         world.target.node_files.insert(id("node2"), why);
@@ -309,7 +313,8 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         world.guest().sections.clear();
     }));
     // Without the flag nothing changes.
-    expect!["mapping-unused snapshots-stay"].assert_eq(&codes(|world| world.request.with_snapshots = false));
+    expect!["mapping-unused snapshots-stay"]
+        .assert_eq(&codes(|world| world.request.with_snapshots = false));
 }
 
 #[test]
@@ -334,7 +339,8 @@ fn a_qcow2_file_that_stays_one_has_them_inside() {
           virtio0: ssd:126/vm-126-disk-0.qcow2,size=50G
         virtio0 carries [], 0 B more
         parent None, staying {}
-    "#]].assert_eq(&shown(&world));
+    "#]]
+    .assert_eq(&shown(&world));
     world.target_on_zfs();
     expect!["!snapshots-cannot-travel"].assert_eq(&world.codes().join(" "));
 }
