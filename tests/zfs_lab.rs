@@ -13,6 +13,8 @@ mod lab;
 mod not_run;
 #[path = "zfs_lab/odd.rs"]
 mod odd;
+#[path = "zfs_lab/snapshots.rs"]
+mod snapshots;
 
 use lab::{Lab, MIB};
 use proxmove::transfer::{Engine as _, Pass, Route, Tool, Verify, VolumeState};
