@@ -37,7 +37,8 @@ pub enum Server {
 pub struct HostSettings {
     /// The host's name, for messages.
     pub name: String,
-    /// An existing directory that belongs to the host: its HOME, and where its own files go.
+    /// An existing directory that belongs to the host: its HOME, and where its own files go. When there is `etc/pve` in it,
+    /// commands of the embedded server find that at /etc/pve, and `var/lock/qemu-server` where a node has it.
     pub directory: PathBuf,
     /// Public keys that may log in, as lines of an authorized_keys file.
     pub authorized_keys: Vec<String>,

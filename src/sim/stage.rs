@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,7 +69,10 @@ impl Stage {
             for node in &cluster.nodes {
                 let name = format!("{}-{}", cluster.alias, node.name);
                 let own = directory.path().join("hosts").join(&name);
-                std::fs::create_dir_all(&own)?;
+                std::fs::create_dir_all(own.join("etc/pve"))?;
+                let files = clusters.join(&cluster.alias).join("pmxcfs");
+                symlink(files.join("nodes"), own.join("etc/pve/nodes"))?;
+                symlink(format!("nodes/{}", node.name), own.join("etc/pve/local"))?;
                 let host = SimHost::start(HostSettings {
                     name: name.clone(),
                     directory: own,

@@ -141,9 +141,7 @@ impl Deciding<'_> {
             return stays(format!("nothing is known of its drive {key}"));
         }
         let fit = Fit::of(self.target);
-        let mut slots = BTreeSet::new();
         for drive in parsed.iter().filter(|drive| drive.key.bus != Bus::Unused) {
-            slots.insert(drive.key);
             let key = drive.key.to_string();
             if drive.is_cloudinit() {
                 plan.as_now.insert(key);
@@ -164,22 +162,22 @@ impl Deciding<'_> {
             }
             plan.keys.insert(key, sized(&attached.value, drive));
         }
-        self.translated(name, guest, section, vmid, &slots, &mut plan, draft)?;
+        self.translated(name, guest, section, vmid, &mut plan, draft)?;
         Ok((plan, carriers))
     }
 
     /// Translates all but the drives, as the present configuration is translated; what is written by root needs no rights.
-    #[allow(clippy::too_many_arguments)]
     fn translated(
         &self,
         name: &str,
         guest: &WantedGuest,
         section: &GuestConfig,
         vmid: Vmid,
-        slots: &BTreeSet<DriveKey>,
         plan: &mut SnapshotPlan,
         draft: &mut Draft,
     ) -> Result<(), Obstacle> {
+        let slots = section.drives().0.into_iter().map(|drive| drive.key);
+        let slots = slots.filter(|key| key.bus != Bus::Unused).collect();
         let mut then = guest.clone();
         then.detail.config = section.clone();
         for mine in ["description", "parent", "snaptime", "snapstate", "vmstate"] {
@@ -196,7 +194,7 @@ impl Deciding<'_> {
             target: self.target,
             vmid,
             bridges: &self.request.bridges,
-            drives: slots,
+            drives: &slots,
             onboot: section.value("onboot") == Some("1"),
             root: true,
         });
