@@ -104,3 +104,38 @@ impl SnapshotsPlan {
             .collect()
     }
 }
+
+/// Returns snapshots oldest first; of two that were taken in the same second, the one the other comes from.
+pub(crate) fn in_order(snapshots: &[GuestSnapshot]) -> Vec<&GuestSnapshot> {
+    let depth = |snapshot: &GuestSnapshot| {
+        let mut depth = 0;
+        let mut at = snapshot.parent.as_deref();
+        while let Some(parent) = at.filter(|_| depth <= snapshots.len()) {
+            depth += 1;
+            let found = snapshots.iter().find(|it| it.name == parent);
+            at = found.and_then(|found| found.parent.as_deref());
+        }
+        depth
+    };
+    let mut all: Vec<&GuestSnapshot> = snapshots.iter().collect();
+    all.sort_by_key(|snapshot| (snapshot.taken, depth(snapshot)));
+    all
+}
+
+/// Returns the nearest snapshot that travels: the parent itself, or one that it comes from.
+pub(crate) fn ancestor(
+    all: &[&GuestSnapshot],
+    travels: &BTreeSet<String>,
+    parent: Option<&str>,
+) -> Option<String> {
+    let mut at = parent?;
+    // A circle of parents, should there be one, ends too.
+    for _ in 0..=all.len() {
+        if travels.contains(at) {
+            return Some(at.to_owned());
+        }
+        let found = all.iter().find(|snapshot| snapshot.name == at)?;
+        at = found.parent.as_deref()?;
+    }
+    None
+}

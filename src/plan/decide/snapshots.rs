@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Deciding, Draft};
 use crate::plan::facts::zfs::SnapshotFacts;
 use crate::plan::facts::{HostKey, WantedGuest};
-use crate::plan::snapshots::{SnapshotPlan, SnapshotsPlan};
+use crate::plan::snapshots::{SnapshotPlan, SnapshotsPlan, ancestor, in_order};
 use crate::plan::translate::drives::{self, Sparse};
 use crate::plan::translate::schema::Fit;
 use crate::plan::translate::{Input, translate};
@@ -358,41 +358,6 @@ fn refusal(verdicts: &[Verdict]) -> Option<&Verdict> {
     verdicts
         .iter()
         .find(|verdict| verdict.severity == Severity::Refuse)
-}
-
-/// Returns snapshots oldest first; of two that were taken in the same second, the one the other comes from.
-fn in_order(snapshots: &[GuestSnapshot]) -> Vec<&GuestSnapshot> {
-    let depth = |snapshot: &GuestSnapshot| {
-        let mut depth = 0;
-        let mut at = snapshot.parent.as_deref();
-        while let Some(parent) = at.filter(|_| depth <= snapshots.len()) {
-            depth += 1;
-            let found = snapshots.iter().find(|it| it.name == parent);
-            at = found.and_then(|found| found.parent.as_deref());
-        }
-        depth
-    };
-    let mut all: Vec<&GuestSnapshot> = snapshots.iter().collect();
-    all.sort_by_key(|snapshot| (snapshot.taken, depth(snapshot)));
-    all
-}
-
-/// Returns the nearest snapshot that travels: the parent itself, or one that it comes from.
-fn ancestor(
-    all: &[&GuestSnapshot],
-    travels: &BTreeSet<String>,
-    parent: Option<&str>,
-) -> Option<String> {
-    let mut at = parent?;
-    // A circle of parents, should there be one, ends too.
-    for _ in 0..=all.len() {
-        if travels.contains(at) {
-            return Some(at.to_owned());
-        }
-        let found = all.iter().find(|snapshot| snapshot.name == at)?;
-        at = found.parent.as_deref()?;
-    }
-    None
 }
 
 /// Returns what each of these snapshots adds to a copy: the oldest all it refers to, the others what was written since

@@ -23,6 +23,7 @@ mod look;
 mod name;
 mod pass;
 mod read;
+mod refusals;
 mod stream;
 mod syntax;
 mod travel;

@@ -126,37 +126,37 @@ fn all_that_can_travel_does_with_translated_sections() {
     check(
         |_| {},
         expect![[r#"
-        [s1] before: all
-          boot: order=scsi0;scsi1
-          cores: 1
-          meta: target
-          name: web
-          net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
-          scsi0: ssd:vm-126-disk-0,size=40G
-          scsi1: ssd:vm-126-disk-1,size=8G
-          snaptime: 100
-          vmgenid: 5f0e1c4e-0c47-4a52-a6b5-0d6b33a54f11
-        [s2] 
-          boot: order=scsi0
-          ide2: none,media=cdrom
-          meta: target
-          name: web1
-          net0: virtio=BC:24:11:00:00:01,bridge=vmbr1
-          parent: s1
-          scsi0: ssd:vm-126-disk-0,size=50G
-          snaptime: 200
-        [s3] 
-          boot: order=scsi0
-          meta: target
-          name: web1
-          parent: s2
-          scsi0: ssd:vm-126-disk-0,size=50G
-          scsi1: ssd:vm-126-disk-1,size=8G
-          snaptime: 300
-        scsi0 carries ["s1", "s2", "s3"], 6.0 GiB more
-        scsi1 carries ["s1", "s3"], 0 B more
-        parent Some("s3"), staying {}
-        mapping-unused snapshot-without-memory"#]],
+            [s1] before: all
+              boot: order=scsi0;scsi1
+              cores: 1
+              meta: target
+              name: web
+              net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
+              scsi0: ssd:vm-126-disk-0,size=40G
+              scsi1: ssd:vm-126-disk-1,size=8G
+              snaptime: 100
+              vmgenid: 5f0e1c4e-0c47-4a52-a6b5-0d6b33a54f11
+            [s2] 
+              boot: order=scsi0
+              ide2: none,media=cdrom
+              meta: target
+              name: web1
+              net0: virtio=BC:24:11:00:00:01,bridge=vmbr1
+              parent: s1
+              scsi0: ssd:vm-126-disk-0,size=50G
+              snaptime: 200
+            [s3] 
+              boot: order=scsi0
+              meta: target
+              name: web1
+              parent: s2
+              scsi0: ssd:vm-126-disk-0,size=50G
+              scsi1: ssd:vm-126-disk-1,size=8G
+              snaptime: 300
+            scsi0 carries ["s1", "s2", "s3"], 6.0 GiB more
+            scsi1 carries ["s1", "s3"], 0 B more
+            parent Some("s3"), staying {}
+            snapshot-without-memory"#]],
     );
 }
 
@@ -191,7 +191,7 @@ fn what_cannot_travel_stays_and_its_children_find_its_parent() {
             scsi0 carries ["s1", "s3"], 1.0 GiB more
             scsi1 carries ["s1", "s3"], 0 B more
             parent Some("s3"), staying {"s2": "there is no tank/data/vm-565-disk-0@s2"}
-            mapping-unused snapshot-stays"#]],
+            snapshot-stays"#]],
     );
     // It needs a volume that is attached to nothing any more, and one is incomplete.
     check(
@@ -214,7 +214,7 @@ fn what_cannot_travel_stays_and_its_children_find_its_parent() {
             scsi0 carries ["s2"], 0 B more
             scsi1 carries [], 0 B more
             parent Some("s2"), staying {"s1": "it needs tank:vm-565-disk-7, which is not copied", "s3": "it is incomplete (snapstate: delete)"}
-            mapping-unused snapshot-stays snapshot-stays snapshot-without-memory"#]],
+            snapshot-stays snapshot-stays snapshot-without-memory"#]],
     );
     // Its machine or its bridge does not exist there.
     check(
@@ -278,7 +278,7 @@ fn what_the_target_makes_itself_is_taken_from_its_present_configuration() {
             scsi0 carries ["s1", "s2", "s3"], 6.0 GiB more
             scsi1 carries ["s1", "s3"], 0 B more
             parent Some("s3"), staying {}
-            mapping-unused snapshot-without-memory"#]],
+            snapshot-without-memory"#]],
     );
 }
 
@@ -289,9 +289,9 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         change(&mut world);
         world.codes().join(" ")
     };
-    expect!["!node-file mapping-unused snapshot-without-memory"]
+    expect!["!node-file snapshot-without-memory"]
         .assert_eq(&codes(|world| world.target.node_files.clear()));
-    expect!["!node-file mapping-unused snapshot-without-memory"].assert_eq(&codes(|world| {
+    expect!["!node-file snapshot-without-memory"].assert_eq(&codes(|world| {
         let why = Err("the login is ann".to_owned());
         world.target.node_files.insert(id("node2"), why);
     }));
@@ -300,7 +300,7 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         world.guest().sections.insert("s2".to_owned(), unreadable);
     }));
     // From a zvol into a file.
-    expect!["!snapshots-cannot-travel mapping-unused"].assert_eq(&codes(|world| {
+    expect!["!snapshots-cannot-travel"].assert_eq(&codes(|world| {
         let files = World::new();
         world.target.storages = files.target.storages.clone();
         world.target.sections = files.target.sections.clone();
@@ -313,7 +313,7 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         world.guest().sections.clear();
     }));
     // Without the flag nothing changes.
-    expect!["mapping-unused snapshots-stay"]
+    expect!["snapshots-stay"]
         .assert_eq(&codes(|world| world.request.with_snapshots = false));
 }
 
@@ -360,7 +360,6 @@ fn the_plan_says_which_travel_and_which_stay() {
           snapshot  s2 (8.0 GiB) travels, without its memory
           snapshot  s3 (8.0 GiB) travels
           snapshot  s1 stays: it is incomplete (snapstate: prepare)
-          parent    dropped: belongs to a snapshot, which is not carried
           copy      26.0 GiB in about 4m 3s, downtime about 23s
         Estimates assume 110.0 MiB/s between the hosts, 1 % changed between the last pre-copy and the stop, 20s to shut down.
           web1: its snapshot s1 stays with the source: it is incomplete (snapstate: prepare) [snapshot-stays]

@@ -350,11 +350,18 @@ fn snapshots_that_were_missed_are_fetched_by_going_back() {
         "2 5! 6!",
         "5! 9 mark",
         expect![
-            "refused: b/v and a/v have no snapshot in common: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5 (guid 5), s9 (guid 9); the source has s2 (guid 2), proxmove-5-6-5 (guid 5), proxmove-5-6-6 (guid 6)"
+            "refused: b/v lacks s2 (guid 2), which was taken before all that both sides have, and is not begun again: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5 (guid 5), s9 (guid 9); go on without --with-snapshots, or delete what is there first"
         ],
     );
     // Nor is a copy begun again while the guest is down.
-    with(&[2], "2 5! 6!f", "5!f mark", expect![""]);
+    with(
+        &[2],
+        "2 5! 6!f",
+        "5!f mark",
+        expect![
+            "refused: b/v lacks s2 (guid 2), which was taken before all that both sides have, and is not begun again: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5-final (guid 5); go on without --with-snapshots, or delete what is there first"
+        ],
+    );
     with(
         &[2],
         "2 5! 6!",
