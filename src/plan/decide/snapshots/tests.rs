@@ -313,8 +313,7 @@ fn a_way_without_snapshots_or_without_root_is_refused() {
         world.guest().sections.clear();
     }));
     // Without the flag nothing changes.
-    expect!["snapshots-stay"]
-        .assert_eq(&codes(|world| world.request.with_snapshots = false));
+    expect!["snapshots-stay"].assert_eq(&codes(|world| world.request.with_snapshots = false));
 }
 
 #[test]
