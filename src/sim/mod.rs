@@ -1,7 +1,7 @@
 //! A simulated Proxmox VE: clusters that answer over real HTTPS, with real disk images behind them.
 //!
 //! For `proxmove demo`, for the tests, and for rehearsing. It is never kinder than the real thing: what Proxmox VE
-//! refuses, it refuses in the same words. It does not migrate, snapshot, clone, back up or run containers. Read next:
+//! refuses, it refuses in the same words. It does not migrate, clone, back up, save memory or run containers. Read next:
 //! [`world`] (the state), [`api`] (the answers), [`host`] (SSH servers), [`guest`] (what running guests write),
 //! [`players`] (who plays them), [`stage`] (all of it together, with an operator's home), [`site`] (one cluster on a
 //! storage machine).
