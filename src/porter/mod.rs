@@ -119,12 +119,16 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
         }
         "pour" => pour(&options, teller),
-        "catch" => catch::catch(
-            options.get("run")?,
-            std::io::stdin(),
-            std::io::stdout(),
-            teller,
-        ),
+        "catch" => {
+            let order = catch::Order {
+                run: options.get("run")?.to_owned(),
+                flush: match options.number("every")? {
+                    Some(every) => Some((options.get("flush")?.to_owned(), every)),
+                    None => None,
+                },
+            };
+            catch::catch(&order, std::io::stdin(), std::io::stdout(), teller)
+        }
         "state" => print(&SourceState::of(&options.path()?)?.to_json()),
         "observe" => {
             let target = places::observe(&options.path()?, &options.places()?, options.device()?)?;
