@@ -7,6 +7,8 @@
 
 #[path = "zfs_lab/breaking.rs"]
 mod breaking;
+#[path = "zfs_lab/cutting.rs"]
+mod cutting;
 #[path = "zfs_lab/lab.rs"]
 mod lab;
 #[path = "support/not_run.rs"]
@@ -15,7 +17,7 @@ mod not_run;
 mod odd;
 
 use lab::{Lab, MIB};
-use proxmove::transfer::{Engine as _, Pass, Route, Tool, Verify, VolumeState};
+use proxmove::transfer::{Engine as _, News, Pass, Route, Tool, Verify, VolumeState};
 use proxmove::units::Bytes;
 
 const FINAL: Pass = Pass::Final(Verify::Full);
@@ -262,8 +264,10 @@ async fn directly_from_host_to_host_and_with_the_tools_of_the_hosts() {
         for pass in [Pass::Precopy, FINAL] {
             engine.begin(&pairs, pass).await.unwrap();
             let seen = std::sync::atomic::AtomicU64::new(0);
-            let tell = |now: proxmove::transfer::Progress| {
-                seen.fetch_max(now.scanned.0, std::sync::atomic::Ordering::Relaxed);
+            let tell = |news: News| {
+                if let News::Progress(now) = news {
+                    seen.fetch_max(now.scanned.0, std::sync::atomic::Ordering::Relaxed);
+                }
             };
             let report = engine.carry(&pairs[0], pass, &tell).await.unwrap();
             eprintln!(

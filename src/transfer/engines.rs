@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::image::ImageEngine;
 use super::zfs::ZfsEngine;
-use super::{Engine, EngineKind, Pair, Pass, PassReport, Progress, TransferError, VolumeState};
+use super::{Engine, EngineKind, Pair, Pass, PassReport, Tell, TransferError, VolumeState};
 
 /// The engines of a run.
 pub struct Engines {
@@ -72,7 +72,7 @@ impl Engine for Engines {
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
         self.of(pair).carry(pair, pass, tell).await
     }

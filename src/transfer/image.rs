@@ -22,7 +22,8 @@ use super::lines::{About, Side, most_telling};
 use super::porters::Porters;
 use super::upload::{self, shell};
 use super::{
-    End, Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState, stock,
+    End, Engine, News, Pair, Pass, PassReport, Progress, Tell, Tool, TransferError, VolumeState,
+    stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -241,8 +242,9 @@ impl Engine for ImageEngine {
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
+        let tell = &|now: Progress| tell(News::Progress(now));
         if pair.tool == Tool::Stock {
             if let Some(zvol) = &pair.target.zvol {
                 return Err(TransferError::Porter {

@@ -189,6 +189,18 @@ pub struct Progress {
     pub wire: Bytes,
 }
 
+/// What a running pass tells, for the eyes only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// How far it is.
+    Progress(Progress),
+    /// What was decided that is not the usual course, and why: a text for people, without the drive.
+    Decision(String),
+}
+
+/// Who is told.
+pub type Tell<'a> = &'a (dyn Fn(News) + Send + Sync);
+
 /// What a finished pass did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassReport {
@@ -278,7 +290,7 @@ pub trait Engine: Send + Sync {
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError>;
 
     /// Removes our own files of this pair from both hosts, never a volume. A repeat is harmless.

@@ -213,6 +213,28 @@ pub(crate) fn decide(
     )
 }
 
+/// Says whether a step is what everybody expects, rather than a way around something, which the operator should see.
+pub(crate) fn is_usual(next: &Next, source: &Volume, claim: &Claim) -> bool {
+    match next {
+        Next::Nothing | Next::Carry(Stream::Full { .. }) => true,
+        Next::Carry(Stream::Increment {
+            base: Base::Snapshot(base),
+            ..
+        }) => {
+            let mut snapshots = source.snapshots.iter();
+            snapshots.any(|known| known.name == *base && name::is_of(&claim.of, known))
+        }
+        Next::Carry(Stream::Increment {
+            base: Base::Bookmark(_),
+            ..
+        })
+        | Next::Carry(Stream::Resume { .. })
+        | Next::Abandon
+        | Next::Back { .. }
+        | Next::Restart => false,
+    }
+}
+
 /// What an increment starts from.
 struct Start<'a> {
     base: Base,

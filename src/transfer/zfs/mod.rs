@@ -32,7 +32,7 @@ use super::carry::GrantDirect;
 use super::image::{ImageEngine, end_of};
 use super::lines::Side;
 use super::porters::Porters;
-use super::{Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState};
+use super::{Engine, Pair, Pass, PassReport, Tell, Tool, TransferError, VolumeState};
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
 use look::{look, look_closely, must, must_or, trouble};
@@ -149,7 +149,7 @@ impl Engine for ZfsEngine {
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
         pass::carry(self, pair, pass, tell).await
     }

@@ -266,3 +266,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_what_is_not_the_usual_course_is_told() {
+    let usual = |source: &str, target: &str| {
+        let source = volume("a/v", source);
+        let target = (target != "none").then(|| volume("b/v", target));
+        let next = decide(&source, target.as_ref(), &claim(true), &[])
+            .expect("a decision")
+            .next;
+        is_usual(&next, &source, &claim(true))
+    };
+    assert!(usual("1!", "none"));
+    assert!(usual("1! 2!", "1! mark"));
+    assert!(usual("1! 2!", "2! mark"));
+    // From somebody's snapshot, from a bookmark, the rest of a stream, a step back, from the beginning.
+    assert!(!usual("1 2!", "1 mark"));
+    assert!(!usual("#1 2!", "1! mark"));
+    assert!(!usual("1! 2!", "1! mark token"));
+    assert!(!usual("1! 3!", "1! 2! mark"));
+    assert!(!usual("3!", "1! mark"));
+}
