@@ -11,6 +11,8 @@ mod machines;
 mod not_run;
 #[path = "move_lab/pools.rs"]
 mod pools;
+#[path = "move_lab/relief.rs"]
+mod relief;
 #[path = "support/sites.rs"]
 mod sites;
 #[path = "support/stage.rs"]
