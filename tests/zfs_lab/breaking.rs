@@ -37,11 +37,11 @@ impl How {
             _ if number == positions / 2 => How::RebootTarget,
             _ if number == positions * 3 / 4 => How::RebootSource,
             _ => match number % 5 {
-                0 => How::Reset,
-                1 => How::KillSend,
-                2 => How::KillReceive,
-                3 => How::KillPour,
-                _ => How::KillCatch,
+                0 => How::KillReceive,
+                1 => How::Reset,
+                2 => How::KillCatch,
+                3 => How::KillSend,
+                _ => How::KillPour,
             },
         }
     }

@@ -37,7 +37,8 @@ impl Shell for Cutting {
         let (sender, output) = mpsc::channel(8);
         let (told, errors) = mpsc::channel(8);
         let (tell, exit) = oneshot::channel();
-        let input = stream.input.clone();
+        // Not kept here: the command's input ends when whoever writes to it lets go of it.
+        let input = std::mem::replace(&mut stream.input, mpsc::channel(1).0);
         let (mut left, passed) = (self.left, Arc::clone(&self.passed));
         let lost = ShellError::Lost {
             address: self.address().to_owned(),

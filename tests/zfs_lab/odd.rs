@@ -85,11 +85,13 @@ async fn a_base_that_somebody_destroys() {
         return;
     };
     let (engine, pair) = start(&lab, "565-132").await;
-    pass(&engine, &pair, Pass::Precopy).await.check(expect![""]);
+    pass(&engine, &pair, Pass::Precopy)
+        .await
+        .check(expect!["done"]);
     let base = format!("{}@proxmove-565-132-1", lab.source(&pair));
     let said = lab.a(&format!("zfs destroy {base} 2>&1; true")).await;
     // The hold is respected by whoever prunes.
-    expect![""].assert_eq(&said);
+    expect!["cannot destroy snapshot tank/vm-565-565-132-scsi0@proxmove-565-132-1: it's being held. Run 'zfs holds -r tank/vm-565-565-132-scsi0@proxmove-565-132-1' to see holders."].assert_eq(&said);
     // Who insists finds that the bookmark is enough,
     lab.a(&format!(
         "zfs release proxmove {base} && zfs destroy {base}"
@@ -97,7 +99,9 @@ async fn a_base_that_somebody_destroys() {
     .await;
     lab.fill(&pair, 2, 1).await;
     let outcome = pass(&engine, &pair, Pass::Precopy).await;
-    outcome.check(expect![""]);
+    outcome.check(expect![[r#"
+        increment from #proxmove-565-132-1 to proxmove-565-132-2: the source has a bookmark, proxmove-565-132-1, of the target's proxmove-565-132-1 (guid N)
+        done"#]]);
     assert!(outcome.carried < 2 * MIB, "{}", outcome.carried);
     // and who takes that as well, that everything is copied again.
     let names = lab
@@ -113,7 +117,9 @@ async fn a_base_that_somebody_destroys() {
         .await;
     }
     let outcome = pass(&engine, &pair, FINAL).await;
-    outcome.check(expect![""]);
+    outcome.check(expect![[r#"
+        begin again: the source no longer has any of the snapshots that the target has: proxmove-565-132-2 (guid N)
+        done"#]]);
     assert!(outcome.carried > 15 * MIB, "{}", outcome.carried);
     assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
     lab.remove(&[pair]).await;
@@ -151,7 +157,11 @@ async fn a_token_whose_snapshot_is_gone() {
     lab.a(&format!("zfs release proxmove {name}; zfs destroy {name}"))
         .await;
     let outcome = pass(&engine, &pair, FINAL).await;
-    outcome.check(expect![""]);
+    outcome.check(expect![[r#"
+        rest of a stream: an interrupted stream is continued where it broke off
+        rest of a stream cannot be made: cannot resume send: 'tank/vm-565-565-133-scsi0@proxmove-565-133-1' used in the initial send no longer exists
+        abandon an interrupted stream: the interrupted stream cannot be continued: the source no longer has what it was made of
+        done"#]]);
     assert!(outcome.carried > 15 * MIB, "{}", outcome.carried);
     assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
     lab.remove(&[pair]).await;
@@ -168,7 +178,9 @@ async fn what_is_not_ours_stays() {
         (
             "empty",
             format!("zfs create -s -V 32M {target}; udevadm settle"),
-            expect![""],
+            expect![
+                "failed: pre-copy of scsi0 failed on node-b: tank/vm-134-565-134-scsi0 is there and does not carry proxmove's mark: a volume (guid N) with 28.0 KiB of content, 56.0 KiB of it newer than its snapshots, and no snapshots"
+            ],
         ),
         (
             "with data",
@@ -176,12 +188,16 @@ async fn what_is_not_ours_stays() {
                 "{} of=/dev/zvol/{target}; zpool sync",
                 "dd if=/dev/urandom bs=1M count=2 conv=notrunc,fsync status=none"
             ),
-            expect![""],
+            expect![
+                "failed: pre-copy of scsi0 failed on node-b: tank/vm-134-565-134-scsi0 is there and does not carry proxmove's mark: a volume (guid N) with 2.0 MiB of content, 2.1 MiB of it newer than its snapshots, and no snapshots"
+            ],
         ),
         (
             "with a snapshot",
             format!("zfs snapshot {target}@daily"),
-            expect![""],
+            expect![
+                "failed: pre-copy of scsi0 failed on node-b: tank/vm-134-565-134-scsi0 is there and does not carry proxmove's mark: a volume (guid N) with 2.0 MiB of content, 0 B of it newer than its snapshots, and the snapshots daily (guid N)"
+            ],
         ),
     ] {
         lab.b(&prepare).await;
@@ -194,13 +210,17 @@ async fn what_is_not_ours_stays() {
     }
     lab.b(&format!("zfs destroy -r {target}")).await;
     // A snapshot of somebody's on the target of ours.
-    pass(&engine, &pair, Pass::Precopy).await.check(expect![""]);
+    pass(&engine, &pair, Pass::Precopy)
+        .await
+        .check(expect!["done"]);
     lab.b(&format!("zfs snapshot {target}@daily")).await;
-    pass(&engine, &pair, Pass::Precopy).await.check(expect![""]);
+    pass(&engine, &pair, Pass::Precopy).await.check(expect!["failed: pre-copy of scsi0 failed on node-b: tank/vm-134-565-134-scsi0 has snapshots that are newer than the newest common one, proxmove-565-134-1 (guid N): daily (guid N)"]);
     lab.b(&format!("zfs destroy {target}@daily")).await;
     // Written to before it was complete: it goes back.
     lab.dirty_target(&pair, 1, 1).await;
-    pass(&engine, &pair, FINAL).await.check(expect![""]);
+    pass(&engine, &pair, FINAL).await.check(expect![[r#"
+        back to proxmove-565-134-1: the target was written to (1.1 MiB) since proxmove-565-134-1, before it was complete
+        done"#]]);
     assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
     lab.remove(&[pair]).await;
 }
@@ -220,10 +240,12 @@ async fn a_full_pool_and_an_encrypted_volume() {
     let usual = pair.target.clone();
     pair.target.zvol.as_mut().unwrap().dataset = "small/v".to_owned();
     pair.target.path = "/dev/zvol/small/v".to_owned();
-    pass(&engine, &pair, Pass::Precopy).await.check(expect![""]);
+    pass(&engine, &pair, Pass::Precopy).await.check(expect!["failed: pre-copy of scsi0 failed on node-b: zfs receive exited with 1: cannot receive new filesystem stream: out of space"]);
     // With room, the same call goes on.
     lab.b("zfs set refreservation=none small/r").await;
-    pass(&engine, &pair, FINAL).await.check(expect![""]);
+    pass(&engine, &pair, FINAL).await.check(expect![[r#"
+        rest of a stream: an interrupted stream is continued where it broke off
+        done"#]]);
     assert_eq!(lab.hash_source(&pair).await, lab.hash_target(&pair).await);
     lab.b(
         "for try in 1 2 3 4 5; do zpool destroy small && break; sleep 1; done; rm /var/tmp/small",
@@ -245,19 +267,21 @@ async fn a_full_pool_and_an_encrypted_volume() {
     lab.fill(&pair, 0, 8).await;
     let plain_hash = lab.hash_source(&pair).await;
     // Plain, with the key loaded.
-    pass(&engine, &pair, FINAL).await.check(expect![""]);
+    pass(&engine, &pair, FINAL).await.check(expect!["done"]);
     assert_eq!(plain_hash, lab.hash_target(&pair).await);
     // Without the key, only as it is.
     engine.discard(&pair).await.unwrap();
     lab.a("zfs set volmode=none tank/enc/v; udevadm settle; zfs unload-key tank/enc")
         .await;
-    pass(&engine, &pair, FINAL).await.check(expect![""]);
+    pass(&engine, &pair, FINAL).await.check(expect!["failed: final delta of scsi0 failed on node-a: zfs send exited with 1: warning: cannot send 'tank/enc/v@proxmove-565-136-1-final': dataset key must be loaded"]);
     pair.stream.raw = true;
-    pass(&engine, &pair, Pass::Precopy).await.check(expect![""]);
+    pass(&engine, &pair, Pass::Precopy)
+        .await
+        .check(expect!["done"]);
     lab.a("echo passphrase | zfs load-key tank/enc && zfs set volmode=default tank/enc/v && sleep 1 && udevadm settle")
         .await;
     lab.fill(&pair, 1, 1).await;
-    pass(&engine, &pair, FINAL).await.check(expect![""]);
+    pass(&engine, &pair, FINAL).await.check(expect!["done"]);
     let target = lab.target(&pair);
     let state = lab
         .b(&format!(
