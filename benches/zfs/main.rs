@@ -71,22 +71,35 @@ async fn main() -> ExitCode {
     );
     println!("original: proxmove {version}, Python\n");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut failed = original.is_err();
     for run in 0..settings.runs {
-        if let Ok(original) = &original {
-            let figures = one_move::measure(&lab, &settings, Program::Original, Some(original));
-            println!("run {run}, original: {figures}");
-            theirs.push(figures);
+        let mut measure = |who: Program, name: &str, all: &mut Vec<Figures>| match one_move::measure(
+            &lab,
+            &settings,
+            who,
+            original.as_ref().ok(),
+        ) {
+            Ok(figures) => {
+                println!("run {run}, {name}: {figures}");
+                all.push(figures);
+            }
+            Err(why) => {
+                println!("run {run}, {name} failed: {why}");
+                failed = true;
+            }
+        };
+        measure(Program::Ours, "proxmove", &mut ours);
+        if original.is_ok() {
+            measure(Program::Original, "original", &mut theirs);
         }
-        let figures = one_move::measure(&lab, &settings, Program::Ours, None);
-        println!("run {run}, proxmove: {figures}");
-        ours.push(figures);
     }
     println!("\nmedians:\n{}", Figures::head());
-    if !theirs.is_empty() {
-        println!("{:<10} {}", "original", Figures::median(&theirs).row());
+    for (name, all) in [("proxmove", &ours), ("original", &theirs)] {
+        if !all.is_empty() {
+            println!("{name:<10} {}", Figures::median(all).row());
+        }
     }
-    println!("{:<10} {}", "proxmove", Figures::median(&ours).row());
-    if original.is_err() {
+    if failed {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

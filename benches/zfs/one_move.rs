@@ -96,13 +96,13 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Moves a guest. Fails the run when the move fails or a record is missing.
+/// Moves a guest; the error is why it was not moved. A record that is missing afterwards ends the benchmark.
 pub(crate) fn measure(
     lab: &Lab,
     settings: &Settings,
     who: Program,
     original: Option<&Original>,
-) -> Figures {
+) -> Result<Figures, String> {
     let pool = || vec![zfspool("tank", &[("sparse", "1")])];
     let mut volume = disk("scsi0", "raw", settings.size * MIB);
     volume.storage = "tank".to_owned();
@@ -116,6 +116,7 @@ pub(crate) fn measure(
     );
     sites.source.await_records(VMID, 100);
     sites.source.machine.run("zpool sync");
+    let original = original.filter(|_| who == Program::Original);
     let operator = original.map(|original| original.operator(lab, &sites));
     let (line, environment) = match (who, &operator) {
         (Program::Original, Some(operator)) => operator.command(&sites.home),
@@ -136,6 +137,7 @@ pub(crate) fn measure(
         over.store(true, Ordering::Relaxed);
         (ran, watching.join().unwrap())
     });
+    let ran = ran?;
     let after = both.map(Meter::read);
     let used = [0, 1].map(|place| after[place].since(before[place]));
     let (first, last) = match who {
@@ -143,7 +145,7 @@ pub(crate) fn measure(
         Program::Original => original_passes(&ran.lines),
     };
     let records = prove(&sites);
-    Figures {
+    Ok(Figures {
         whole: ran.seconds,
         first,
         last,
@@ -152,7 +154,7 @@ pub(crate) fn measure(
         received: (used[0].received + used[1].received) as f64 / MIB as f64,
         cpu: [used[0].cpu_seconds, used[1].cpu_seconds, ran.cpu_seconds],
         records,
-    }
+    })
 }
 
 /// Returns how long the guest ran on neither side.
@@ -182,7 +184,7 @@ struct Ran {
 }
 
 /// Runs a command line; the shell tells what it and all it started used of the processor.
-fn run(line: &str, environment: &[(&'static str, String)], sites: &Sites) -> Ran {
+fn run(line: &str, environment: &[(&'static str, String)], sites: &Sites) -> Result<Ran, String> {
     let began = Instant::now();
     let mut child = Command::new("bash")
         .arg("-c")
@@ -216,17 +218,20 @@ fn run(line: &str, environment: &[(&'static str, String)], sites: &Sites) -> Ran
     let seconds = began.elapsed().as_secs_f64();
     let lines = lines.into_inner().unwrap();
     let said: Vec<&str> = lines.iter().map(|(_, line)| line.as_str()).collect();
-    assert!(status.success(), "{line}: {status}\n{}", said.join("\n"));
+    if !status.success() {
+        let last = &said[said.len().saturating_sub(12)..];
+        return Err(format!("{line}: {status}\n{}", last.join("\n")));
+    }
     let spent = said.iter().find_map(|line| line.strip_prefix("processor "));
     let spent = spent
         .unwrap()
         .split(' ')
         .map(|word| word.parse::<f64>().unwrap());
-    Ran {
+    Ok(Ran {
         seconds,
         cpu_seconds: spent.sum(),
         lines,
-    }
+    })
 }
 
 /// Reads the first and the last pass from our events.
@@ -248,7 +253,7 @@ fn original_passes(lines: &[(f64, String)]) -> (f64, f64) {
     for (now, line) in lines {
         if line.contains("zfs(1) send/recv") {
             since = Some(*now);
-        } else if line.contains("proxmove:") && !line.contains("pv(1)") {
+        } else if line.contains(": INFO: ") {
             passes.extend(since.take().map(|since| now - since));
         }
     }
