@@ -2,7 +2,8 @@
 //!
 //! `PROXMOVE_LAB_ENV` names the file that says how the two hosts are reached; without it nothing here runs. The tests
 //! make volumes of their own in the pool `tank` of each host and remove them; run them one at a time. How many
-//! interruptions are tried says `PROXMOVE_LAB_POSITIONS`, which porter is used `PROXMOVE_LAB_PORTER`.
+//! interruptions are tried says `PROXMOVE_LAB_POSITIONS`, of how many MiB `PROXMOVE_LAB_STREAM`, which porter is used
+//! `PROXMOVE_LAB_PORTER`.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "zfs_lab/breaking.rs"]

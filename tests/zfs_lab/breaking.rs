@@ -94,7 +94,7 @@ async fn carry_and_break(lab: &Lab, pair: &Pair, how: How, after: u64) -> Broken
     let striking = async {
         tokio::select! {
             () = there.notified() => how.strike(lab, pair).await,
-            () = tokio::time::sleep(Duration::from_secs(150)) => {}
+            () = tokio::time::sleep(Duration::from_secs(900)) => {}
         }
     };
     let carrying = engine.carry(&counted, Pass::Precopy, &tell);
@@ -204,14 +204,19 @@ fn size_of(printed: &str) -> u64 {
     size.unwrap().parse().unwrap()
 }
 
+fn number(name: &str, usual: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 fn positions() -> u64 {
-    let set = std::env::var("PROXMOVE_LAB_POSITIONS").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(20)
+    number("PROXMOVE_LAB_POSITIONS", 20)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stream_that_breaks_goes_on_from_there() {
-    broken(Tool::Porter, "565-130", 512 * MIB, positions()).await;
+    let size = number("PROXMOVE_LAB_STREAM", 512);
+    broken(Tool::Porter, "565-130", size * MIB, positions()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
