@@ -73,8 +73,7 @@ impl Shell for Cutting {
                 Err(lost)
             } else {
                 let exit = std::mem::replace(&mut stream.exit, oneshot::channel().1);
-                exit.await
-                    .unwrap_or_else(|_| Ok(proxmove::host::Exit::Code(255)))
+                exit.await.unwrap_or(Ok(proxmove::host::Exit::Code(255)))
             };
             drop(stream);
             let _ = tell.send(end);
