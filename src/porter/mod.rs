@@ -114,6 +114,7 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
                 places: options.places()?,
                 image: options.is_image()?,
                 adopt: options.has("adopt"),
+                kept: options.has("kept"),
                 device: options.device()?,
             };
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
