@@ -17,6 +17,7 @@ use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::plan::MoveRequest;
+use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
 use arguments::{
@@ -55,6 +56,10 @@ pub enum Request {
         /// The disks, in the order of the guest's drives.
         images: Vec<PathBuf>,
     },
+    /// Move guests back to their former selves.
+    Back(BackCommand),
+    /// List and remove what moves have left behind.
+    Cleanup(CleanupCommand),
     /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
     Porter(Vec<OsString>),
 }
@@ -67,6 +72,8 @@ impl Request {
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
+            Request::Back(command) => command.command.common.debug,
+            Request::Cleanup(command) => command.common.debug,
             Request::Completions(_)
             | Request::Man
             | Request::Site(_)
@@ -84,6 +91,30 @@ pub struct MoveCommand {
     /// `-n`: show the plan, change nothing.
     pub dry_run: bool,
     /// `--yes`: take every question as answered with yes.
+    pub yes: bool,
+    /// What most commands know.
+    pub common: Common,
+}
+
+/// A way back: what is known of it before its clusters are asked.
+#[derive(Clone, Debug)]
+pub struct BackCommand {
+    /// The cluster the guests are on.
+    pub cluster: ClusterAlias,
+    /// `--to`.
+    pub to: Option<ClusterAlias>,
+    /// The move, without where it goes: cluster, node and storage are found.
+    pub command: MoveCommand,
+}
+
+/// What to clean up.
+#[derive(Clone, Debug)]
+pub struct CleanupCommand {
+    /// The clusters to look at; all when there is none.
+    pub clusters: Vec<ClusterAlias>,
+    /// `-n`: list only.
+    pub dry_run: bool,
+    /// `--yes`.
     pub yes: bool,
     /// What most commands know.
     pub common: Common,
@@ -140,6 +171,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
             Ok(Request::Sim(settle(nothing(), None, &output)))
         }
         Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
+        Verb::Back(arguments) => back_command(arguments).map(Request::Back),
+        Verb::Cleanup(arguments) => Ok(Request::Cleanup(CleanupCommand {
+            clusters: arguments.clusters,
+            dry_run: arguments.dry_run,
+            yes: arguments.yes,
+            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        })),
     }
 }
 
@@ -264,6 +302,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             wait_before_stop: arguments.wait_before_stop,
             ignore_exists: arguments.ignore_exists,
             allow_plain: arguments.allow_plain,
+            forget: arguments.forget,
             target_vmid: arguments.target_vmid,
             max_downtime: arguments.max_downtime,
             stop_timeout: arguments.stop_timeout,
@@ -286,6 +325,43 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         yes: false,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
+}
+
+fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Error> {
+    let (cluster, wishes) = (arguments.cluster, arguments.wishes);
+    // Where it goes is found later; until then it stays in place.
+    let place = arguments::Place {
+        source: cluster.clone(),
+        destination: cluster.clone(),
+        node: known("unknown")?,
+        storage: known("unknown")?,
+    };
+    Ok(BackCommand {
+        cluster,
+        to: arguments.to,
+        command: MoveCommand {
+            request: MoveRequest {
+                skip_start: wishes.skip_start,
+                wait_before_stop: wishes.wait_before_stop,
+                allow_plain: wishes.allow_plain,
+                forget: wishes.forget,
+                max_downtime: wishes.max_downtime,
+                stop_timeout: wishes.stop_timeout,
+                ..request(place, arguments.guests, arguments.tuning)?
+            },
+            dry_run: wishes.dry_run,
+            yes: wishes.yes,
+            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        },
+    })
+}
+
+fn known<T: std::str::FromStr>(text: &str) -> Result<T, clap::Error>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|why| error(ErrorKind::ValueValidation, why))
 }
 
 fn request(
@@ -311,6 +387,7 @@ fn request(
         wait_before_stop: false,
         ignore_exists: false,
         allow_plain: false,
+        forget: false,
         target_vmid: None,
         bridges: unique("--map-bridge", tuning.map_bridge)?,
         storages: unique("--map-storage", tuning.map_storage)?,

@@ -62,6 +62,7 @@ fn the_classic_form_and_its_defaults() {
                 wait_before_stop: false,
                 ignore_exists: false,
                 allow_plain: false,
+                forget: false,
                 target_vmid: None,
                 bridges: {},
                 storages: {},
@@ -117,6 +118,7 @@ fn each_option_of_the_original_has_its_effect() {
         Some(Bandwidth::mbit_per_second(100))
     );
     assert!(plain.common.verify_tls && !with("--no-verify-ssl").common.verify_tls);
+    assert!(!plain.request.forget && with("--forget").request.forget);
     assert!(!plain.request.skip_disks && !plain.request.skip_start);
     let skipped = with("--skip-disks").request;
     assert!(
@@ -224,6 +226,28 @@ fn commands_are_told_from_clusters() {
         Request::Site(site) => format!("site {site:?}"),
         Request::SimProof { ledger, images } => format!("sim-proof {ledger:?} {images:?}"),
         Request::Porter(arguments) => format!("porter {arguments:?}"),
+        Request::Back(back) => {
+            let wishes = &back.command.request;
+            format!(
+                "back {} {:?} {} {}",
+                back.cluster,
+                back.to.map(|to| to.to_string()),
+                wishes.guests.join(" "),
+                [back.command.dry_run, wishes.forget, wishes.skip_start]
+                    .map(|set| if set { 'y' } else { 'n' })
+                    .iter()
+                    .collect::<String>()
+            )
+        }
+        Request::Cleanup(cleanup) => {
+            let clusters: Vec<&str> = cleanup.clusters.iter().map(|one| one.as_str()).collect();
+            format!(
+                "cleanup {} {} {}",
+                clusters.join(" "),
+                cleanup.dry_run,
+                cleanup.yes
+            )
+        }
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");
     assert_eq!(shown("sim --debug"), "sim true");
@@ -254,6 +278,19 @@ fn commands_are_told_from_clusters() {
     assert_eq!(shown("man"), "man");
     assert_eq!(shown("demo --json"), "demo true");
     assert_eq!(shown("--debug sim"), "sim true");
+    assert_eq!(
+        shown("back banana web1 db1"),
+        "back banana None web1 db1 nnn"
+    );
+    assert_eq!(
+        shown("-n back --to apple --forget --skip-start banana web1"),
+        "back banana Some(\"apple\") web1 yyy"
+    );
+    assert_eq!(shown("cleanup"), "cleanup  false false");
+    assert_eq!(
+        shown("cleanup -n apple banana --yes"),
+        "cleanup apple banana true true"
+    );
     assert_eq!(
         shown("porter send --help -- -x"),
         "porter [\"send\", \"--help\", \"--\", \"-x\"]"
@@ -467,6 +504,8 @@ fn the_help_of_each_command() {
         "man --help",
         "demo --help",
         "sim --help",
+        "back --help",
+        "cleanup --help",
     ] {
         let error = parse(line).expect_err("help");
         assert_eq!(error.exit_code(), 0, "{line}");

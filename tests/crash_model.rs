@@ -24,6 +24,8 @@ enum Event {
     GuestWrites,
     /// A colleague starts the source, because the guest is down and the target does not run.
     SourceRevived,
+    /// A colleague starts the former self that a way back is to go to, because the guest is down.
+    FormerRevived,
     /// A colleague (or the guest itself) stops what runs.
     GuestStops,
     /// The source node reboots.
@@ -61,21 +63,30 @@ struct World {
 }
 
 impl World {
-    fn new(running: bool, onboot: bool) -> World {
+    /// Returns a world in which nothing has begun; on a way `back` the target is there already, retired, with its drives
+    /// and what it held when it was.
+    fn new(running: bool, onboot: bool, back: bool) -> World {
         let source = Guest {
             name: NameMark::Plain,
             running,
             onboot,
             writes: 0,
         };
-        let (marked, attached, tidied, ever_started) = (false, false, false, false);
+        let (marked, attached, tidied, ever_started) = (false, back, false, false);
+        let former = Guest {
+            name: NameMark::Migrated,
+            running: false,
+            onboot: false,
+            writes: 0,
+        };
         World {
             source,
-            target: None,
+            target: back.then_some(former),
             marked,
             attached,
             tidied,
-            copied: None,
+            // What it holds is nothing anybody may rely on.
+            copied: back.then_some(u64::MAX),
             seal: None,
             ever_started,
         }
@@ -191,6 +202,16 @@ impl Proxmove {
                         writes: 0,
                     });
                     world.marked = true;
+                } else if let Some(former) = world
+                    .target
+                    .as_mut()
+                    .filter(|target| target.name == NameMark::Migrated)
+                    .filter(|target| !target.running && target.writes == 0)
+                {
+                    // Name, mark and drives go in one call; one that somebody uses or used is left alone.
+                    former.name = NameMark::Creating;
+                    world.marked = true;
+                    world.attached = false;
                 }
             }
             Step::Precopy => {
@@ -259,6 +280,12 @@ fn happen(event: Event, world: &mut World) {
             }
         }
         Event::SourceRevived => world.source.running |= !target_runs && !world.ever_started,
+        Event::FormerRevived => {
+            let down = !world.source.running && !world.marked;
+            if let Some(target) = world.target.as_mut() {
+                target.running |= down && target.name == NameMark::Migrated;
+            }
+        }
         Event::GuestStops => {
             world.source.running = false;
             if let Some(target) = world.target.as_mut() {
@@ -274,8 +301,12 @@ fn happen(event: Event, world: &mut World) {
     }
 }
 
-fn check(schedule: &[Event], running: bool, onboot: bool, wishes: Wishes) -> (World, Rung) {
-    let mut world = World::new(running, onboot);
+fn check(
+    schedule: &[Event],
+    (running, onboot, back): (bool, bool, bool),
+    wishes: Wishes,
+) -> (World, Rung) {
+    let mut world = World::new(running, onboot, back);
     let mut proxmove = Proxmove::new(wishes);
     for event in schedule {
         match event {
@@ -291,7 +322,10 @@ fn check(schedule: &[Event], running: bool, onboot: bool, wishes: Wishes) -> (Wo
             Event::Crash => proxmove = Proxmove::new(wishes),
             _ => happen(*event, &mut world),
         }
-        let target_runs = world.target.as_ref().is_some_and(|target| target.running);
+        // What colleagues do with a former self before a move of ours has begun is not ours to prevent.
+        let ours = |target: &&Guest| world.marked || target.name != NameMark::Migrated;
+        let target_runs = world.target.as_ref().filter(ours);
+        let target_runs = target_runs.is_some_and(|target| target.running);
         assert!(
             !(world.source.running && target_runs),
             "two copies run, after {event:?}"
@@ -307,6 +341,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => Just(Event::Crash),
         3 => Just(Event::GuestWrites),
         1 => Just(Event::SourceRevived),
+        1 => Just(Event::FormerRevived),
         1 => Just(Event::GuestStops),
         1 => Just(Event::SourceNodeReboots),
         1 => Just(Event::TargetNodeReboots),
@@ -321,9 +356,10 @@ proptest! {
         schedule in proptest::collection::vec(event(), 1..LONGEST),
         running: bool,
         onboot: bool,
+        back: bool,
         start: bool,
     ) {
-        check(&schedule, running, onboot, Wishes { start });
+        check(&schedule, (running, onboot, back), Wishes { start });
     }
 
     /// Without meddling colleagues every schedule of crashes and doubled calls ends with the guest moved.
@@ -336,10 +372,11 @@ proptest! {
         ),
         running: bool,
         onboot: bool,
+        back: bool,
     ) {
         let mut schedule = schedule;
         schedule.extend([Event::Tick { doubled: false }; 60]);
-        let (world, rung) = check(&schedule, running, onboot, Wishes { start: running });
+        let (world, rung) = check(&schedule, (running, onboot, back), Wishes { start: running });
         prop_assert_eq!(rung, Rung::Done);
         prop_assert_eq!(world.source.name, NameMark::Migrated);
         prop_assert!(!world.source.onboot && world.tidied);
@@ -351,7 +388,7 @@ proptest! {
 #[test]
 #[should_panic(expected = "a write was lost")]
 fn the_model_notices_a_lost_write() {
-    let mut world = World::new(true, false);
+    let mut world = World::new(true, false, false);
     let mut proxmove = Proxmove::new(Wishes { start: true });
     for step in [Step::Place, Step::Precopy] {
         proxmove.at = Running::Doing(step);

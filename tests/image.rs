@@ -63,6 +63,8 @@ impl Lab {
             tool,
             limit: None,
             adopt: false,
+            kept: false,
+            forget: false,
         };
         Lab {
             engine: ImageEngine::new(env!("CARGO_BIN_EXE_proxmove")),

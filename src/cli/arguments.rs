@@ -113,6 +113,104 @@ pub(super) enum Verb {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<PathBuf>,
     },
+    /// Move VMs back to where they came from, and send only what has changed
+    ///
+    /// CLUSTER is where the VMs are now. Where they came from is found on the configured clusters: a stopped VM
+    /// NAME--MIGRATED whose notes say that it was moved there. It becomes NAME again, under its old VMID and with the
+    /// present configuration; its disks are overwritten with what has changed since. Afterwards the VM on CLUSTER is
+    /// NAME--MIGRATED, and the same command leads forward again.
+    #[command(
+        override_usage = "proxmove back [OPTIONS] CLUSTER VM...",
+        after_help = "The disks of NAME--MIGRATED are the fallback of the first move: only this command overwrites them. It is \
+                      refused when somebody used them meanwhile. An interrupted way back is continued by the same command.\n\n\
+                      See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Back(BackArgs),
+    /// List and remove what moves have left behind
+    ///
+    /// Looks at the configured clusters, or at those named, and at their storage machines: snapshots, bookmarks and
+    /// holds kept for a way back, temporary files, and uploaded programs. Only what carries proxmove's mark is listed, and
+    /// nothing that a move in progress needs is removed. VMs and disks are never removed; a VM NAME--CREATING is listed
+    /// with what can be done about it.
+    #[command(
+        override_usage = "proxmove cleanup [OPTIONS] [CLUSTER...]",
+        after_help = "Exit codes: 0 done, or nothing is left to do; 4 nobody was there to agree, nothing was removed; 5 something \
+                      could not be asked or removed."
+    )]
+    Cleanup(CleanupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackArgs {
+    /// Alias of the cluster the VMs are on now
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: ClusterAlias,
+    /// One or more VMs (guests) to move back, by name
+    #[arg(value_name = "VM", required = true, value_parser = guest)]
+    pub(super) guests: Vec<String>,
+    /// Go back to this cluster, when there is more than one former VM
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) to: Option<ClusterAlias>,
+
+    #[command(flatten)]
+    pub(super) wishes: Wishes,
+    #[command(flatten)]
+    pub(super) tuning: Tuning,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// How a VM is moved back.
+#[derive(Debug, Args)]
+pub(super) struct Wishes {
+    /// Show the plan and stop before doing any writes
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Do not start the VM there
+    #[arg(long)]
+    pub(super) skip_start: bool,
+    /// Ask for confirmation before shutting down the VM; copying goes on meanwhile
+    #[arg(long)]
+    pub(super) wait_before_stop: bool,
+    /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
+    #[arg(long)]
+    pub(super) allow_plain: bool,
+    /// Leave no snapshots behind for another way back
+    #[arg(long)]
+    pub(super) forget: bool,
+    /// Answer every question with yes
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Keep copying while the VM runs until the rest is estimated to take less than this (30s, 2min), as long as that
+    /// pays
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Downtime")]
+    pub(super) max_downtime: Option<Duration>,
+    /// How long the VM may take to shut down before it is switched off
+    #[arg(long, value_name = "TIME", value_parser = time_to_stop, default_value = "120s", help_heading = "Downtime")]
+    pub(super) stop_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CleanupArgs {
+    /// Clusters to look at; all of the configuration otherwise
+    #[arg(value_name = "CLUSTER")]
+    pub(super) clusters: Vec<ClusterAlias>,
+    /// Only list what would be removed
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Remove without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +253,9 @@ pub(super) struct MoveArgs {
     /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Leave no snapshots behind for a way back that sends only what has changed
+    #[arg(long)]
+    pub(super) forget: bool,
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,

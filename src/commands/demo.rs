@@ -129,6 +129,7 @@ fn request() -> Result<MoveRequest, InvalidId> {
         wait_before_stop: false,
         ignore_exists: false,
         allow_plain: false,
+        forget: false,
         target_vmid: None,
         bridges: BTreeMap::new(),
         storages: BTreeMap::new(),

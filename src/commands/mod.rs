@@ -3,7 +3,9 @@
 //! Decides nothing about guests. Results (plans, findings, sections) go to standard output, talk goes through `report`.
 //! Read next: `moves/batch.rs`.
 
+mod back;
 mod check;
+mod cleanup;
 mod demo;
 mod show;
 mod site;
@@ -21,6 +23,7 @@ use crate::moves::Mover;
 use crate::moves::batch::Batch;
 use crate::moves::hosts::Hosts;
 use crate::moves::interrupt::Interrupt;
+use crate::plan::facts::ExistingMoves;
 use crate::pve::id::ClusterAlias;
 use crate::pve::inventory::{Node, Storage};
 use crate::report::{Audience, choose};
@@ -57,6 +60,8 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Sim(_) => demo::keep(process).await,
         Request::Site(arguments) => site::serve(arguments).await,
         Request::SimProof { ledger, images } => site::prove(&ledger, &images),
+        Request::Back(command) => back::run(process, &command).await,
+        Request::Cleanup(command) => cleanup::run(process, &command).await,
         // The porter is synchronous and never gets here.
         Request::Porter(_) => Ok(ExitCode::Usage),
     }
@@ -145,6 +150,7 @@ struct Wiring {
     hosts: Arc<Hosts>,
     mover: Mover,
     identity: String,
+    former: ExistingMoves,
 }
 
 impl Wiring {
@@ -185,6 +191,7 @@ impl Wiring {
             },
             config,
             identity: process.identity.clone(),
+            former: ExistingMoves::new(),
         })
     }
 
@@ -195,6 +202,7 @@ impl Wiring {
             config: &self.config,
             derive: &derived,
             identity: self.identity.clone(),
+            former: self.former.clone(),
         }
     }
 

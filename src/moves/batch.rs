@@ -16,7 +16,7 @@ use crate::plan::aftermath::{SourceLeft, describe, source_left};
 use crate::plan::decide::{Decision, decide, hosts_to_ask};
 use crate::plan::facts::{Existing, ExistingMoves};
 use crate::plan::mark::Mark;
-use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, show};
+use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, back, show};
 use crate::report::Event;
 use crate::transfer::Pair;
 
@@ -32,6 +32,8 @@ pub struct Batch<'a> {
     pub derive: &'a Derive<'a>,
     /// Who runs this, `user@machine`, for the marks.
     pub identity: String,
+    /// The former selves that guests go back to.
+    pub former: ExistingMoves,
 }
 
 impl Batch<'_> {
@@ -55,9 +57,14 @@ impl Batch<'_> {
         let target_facts = survey::target(target, request, sections)
             .await
             .map_err(|error| failed("looking at the target cluster", &error))?;
-        let existing = resume::find(&request.guests, &target_facts.guests, target)
+        let mut existing = resume::find(&request.guests, &target_facts.guests, target)
             .await
             .map_err(|error| failed("looking for interrupted moves", &error))?;
+        for (name, former) in &self.former {
+            existing
+                .entry(name.clone())
+                .or_insert_with(|| former.clone());
+        }
         let source_facts = survey::source(source, request, sections, &existing)
             .await
             .map_err(|error| failed("looking at the source cluster", &error))?;
@@ -65,10 +72,43 @@ impl Batch<'_> {
         let addresses: BTreeSet<_> = ask.keys().map(|key| key.ssh.clone()).collect();
         let shells = self.hosts.connect(addresses).await;
         let hosts = survey::hosts(&ask, &shells).await;
-        Ok((
-            decide(request, &source_facts, &target_facts, &hosts, &existing),
-            existing,
-        ))
+        let mut decision = decide(request, &source_facts, &target_facts, &hosts, &existing);
+        if !decision.refused() {
+            self.look_back(request, &mut decision, &existing)
+                .await
+                .map_err(|error| failed("looking at the former volumes", error.as_ref()))?;
+        }
+        Ok((decision, existing))
+    }
+
+    /// Asks the hosts of former selves whether their volumes are as they were left, and tells the plans.
+    async fn look_back(
+        &self,
+        request: &MoveRequest,
+        decision: &mut Decision,
+        existing: &ExistingMoves,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let now = jiff::Timestamp::now().as_second();
+        for plan in &mut decision.plans {
+            let Some(former) = existing.get(&plan.name).filter(|known| !known.begun()) else {
+                continue;
+            };
+            let mut pairs = self.hosts.pairs(plan, request)?;
+            adopt(&mut pairs, plan, former);
+            for pair in pairs.iter().filter(|pair| pair.kept) {
+                let kept = self.mover.engine.look_back(pair).await?;
+                let judged = back::judge(plan, pair.drive, &kept, now);
+                plan.verdicts.extend(judged.verdict);
+                let drives = plan.drives.iter_mut();
+                for drive in drives.filter(|drive| drive.key == pair.drive) {
+                    if let DriveAction::Copy(volume) = &mut drive.action {
+                        volume.changed = judged.changed;
+                        volume.because = format!("{}; {}", judged.because, volume.because);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Prints the plan to `out` and changes nothing.
@@ -141,13 +181,14 @@ impl Batch<'_> {
         began: Option<&Existing>,
         request: &MoveRequest,
     ) -> ExitCode {
-        if let Some(began) = began
+        let begun = began.filter(|began| began.begun());
+        if let Some(began) = begun
             && !self.may_continue(&plan, &began.mark).await
         {
             return ExitCode::Interrupted;
         }
         let was_running = began.map_or(plan.running, |began| began.mark.running);
-        let mark = began.map_or_else(|| self.mark(&plan), |began| began.mark.clone());
+        let mark = begun.map_or_else(|| self.mark(&plan), |began| began.mark.clone());
         let mut pairs = match self.hosts.pairs(&plan, request) {
             Ok(pairs) => pairs,
             Err(error) => {
@@ -155,8 +196,8 @@ impl Batch<'_> {
                 return self.tell_failed(&plan.name, failure);
             }
         };
-        if began.is_some() {
-            adopt(&mut pairs, &plan, &mark);
+        if let Some(began) = began {
+            adopt(&mut pairs, &plan, began);
         }
         let job = GuestMove::new(plan, mark, pairs);
         match self.mover.run(&job, request).await {
@@ -208,6 +249,7 @@ impl Batch<'_> {
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
             volumes,
+            kept: plan.back.as_ref().map(|back| back.kept.clone()),
         }
     }
 
@@ -223,8 +265,10 @@ impl Batch<'_> {
     }
 }
 
-/// Takes those target volumes for ours that the mark of an interrupted move names, should our own files be lost.
-fn adopt(pairs: &mut [Pair], plan: &GuestPlan, mark: &Mark) {
+/// Takes those target volumes for ours that the mark of an interrupted move names, should our own files be lost; and those
+/// of a former self.
+fn adopt(pairs: &mut [Pair], plan: &GuestPlan, existing: &Existing) {
+    let mark = &existing.mark;
     for pair in pairs {
         let planned = plan.drives.iter().find(|drive| drive.key == pair.drive);
         pair.adopt = match planned.map(|drive| &drive.action) {
@@ -233,6 +277,8 @@ fn adopt(pairs: &mut [Pair], plan: &GuestPlan, mark: &Mark) {
             }
             Some(DriveAction::Set { .. } | DriveAction::Leave) | None => false,
         };
+        let kept = mark.kept.as_ref();
+        pair.kept = pair.adopt && kept.is_some_and(|kept| kept.contains(&pair.drive));
     }
 }
 

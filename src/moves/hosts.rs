@@ -170,6 +170,8 @@ impl Hosts {
                     tool: volume.tool,
                     limit,
                     adopt: false,
+                    kept: false,
+                    forget: request.forget,
                 })
             })
             .collect()

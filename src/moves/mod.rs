@@ -4,8 +4,10 @@
 //! (volumes are the engine's business) and decides nothing itself (`plan` does). Read next: `perform.rs`, the steps;
 //! `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding interrupted moves; `batch.rs`, several guests.
 
+pub mod back;
 pub mod batch;
 pub mod check;
+pub mod cleanup;
 pub mod hosts;
 pub mod interrupt;
 mod observe;

@@ -69,8 +69,11 @@ pub(super) fn is_missing(error: &ApiError) -> bool {
 }
 
 fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {
-    Mark::parse(target.description())
-        .is_some_and(|mark| mark.name == job.mark.name && mark.source.vmid == job.mark.source.vmid)
+    // A former self keeps the mark of a way back that was given up, and its own name says that it was.
+    NameMark::split(target.name()).1 != NameMark::Migrated
+        && Mark::parse(target.description()).is_some_and(|mark| {
+            mark.name == job.mark.name && mark.source.vmid == job.mark.source.vmid
+        })
 }
 
 fn sighting(detail: &GuestDetail) -> Seen {

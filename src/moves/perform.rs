@@ -9,10 +9,12 @@ use std::time::Instant;
 use super::observe::missing_drives;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
-use crate::plan::MoveRequest;
+use crate::plan::back::judge;
 use crate::plan::mark::{CLONING, CREATING, MIGRATED, with_retired_note, without_retired_note};
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::Step;
+use crate::plan::{Back, MoveRequest, Severity};
+use crate::pve::guest::Power;
 use crate::report::{Event, PassKind};
 use crate::transfer::Pass;
 
@@ -43,7 +45,13 @@ impl Mover {
         };
         match step {
             Step::Place => {
-                say(format!("creating {name}{CREATING} on {}", job.target()));
+                say(match plan.back {
+                    Some(_) => format!(
+                        "making {name}{MIGRATED} on {} {name}{CREATING}",
+                        job.target()
+                    ),
+                    None => format!("creating {name}{CREATING} on {}", job.target()),
+                });
                 self.place(job).await
             }
             Step::Precopy => self.precopy(job, request, account).await,
@@ -102,6 +110,9 @@ impl Mover {
 
     async fn place(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
+        if let Some(back) = &plan.back {
+            return self.place_back(job, back).await;
+        }
         let mut config = plan.create.clone();
         config.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
         config.insert("description".to_owned(), job.mark.render());
@@ -112,6 +123,59 @@ impl Mover {
             .map_err(job.api(Step::Place))?;
         if let Some(pool) = &plan.pool {
             // Joining later would fail after hours of copying.
+            self.target
+                .join_pool(pool, plan.target.vmid)
+                .await
+                .map_err(job.api("joining the pool"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the guest's former self the placeholder: the mark, the present configuration, and no drives, in one call.
+    async fn place_back(&self, job: &GuestMove, back: &Back) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        // Between deciding and now somebody may have revived it.
+        let former = self
+            .target
+            .guest(&plan.target)
+            .await
+            .map_err(job.api("observing the former self"))?;
+        let retired = format!("{}{MIGRATED}", plan.name);
+        let contradiction = |facts: String| MoveError::Contradiction {
+            guest: plan.name.clone(),
+            facts,
+        };
+        if former.name() != retired || former.power != Power::Stopped || former.lock.is_some() {
+            return Err(contradiction(format!(
+                "{} on {} is not the stopped, unlocked {retired} any more; somebody uses it",
+                plan.target.vmid, plan.target_cluster
+            )));
+        }
+        for pair in job.pairs.iter().filter(|pair| pair.kept) {
+            let kept = self.engine.look_back(pair).await;
+            let kept =
+                kept.map_err(|source| job.transfer("looking at the former volumes", source))?;
+            let now = jiff::Timestamp::now().as_second();
+            let judged = judge(plan, pair.drive, &kept, now).verdict;
+            if let Some(verdict) = judged.filter(|verdict| verdict.severity == Severity::Refuse) {
+                return Err(contradiction(verdict.reason));
+            }
+        }
+        if back.protected {
+            let unprotect = change([("protection", "0".to_owned())]);
+            self.configure_target(job, Step::Place, unprotect).await?;
+        }
+        let mut set = plan.create.clone();
+        set.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
+        set.insert("description".to_owned(), job.mark.over(&back.notes));
+        set.insert("onboot".to_owned(), "0".to_owned());
+        let change = ConfigChange {
+            set,
+            delete: back.delete.clone(),
+            digest: None,
+        };
+        self.configure_target(job, Step::Place, change).await?;
+        if let Some(pool) = &plan.pool {
             self.target
                 .join_pool(pool, plan.target.vmid)
                 .await
@@ -164,7 +228,7 @@ impl Mover {
     async fn retire(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
         let since = jiff::Timestamp::now()
-            .strftime("%Y-%m-%d %H:%M UTC")
+            .strftime("%Y-%m-%d %H:%M:%S UTC")
             .to_string();
         let note = with_retired_note(&plan.description, &job.target(), &since);
         let change = change([

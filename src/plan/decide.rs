@@ -20,7 +20,7 @@ use crate::plan::facts::{
 use crate::plan::translate::drives::{self, DriveValue};
 use crate::plan::translate::{Input, translate};
 use crate::plan::{
-    ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, rights,
+    Back, ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, rights,
 };
 use crate::pve::drive::{Bus, Drive, DriveKey, DriveSource};
 use crate::pve::guest::{GuestKind, GuestRef, Power};
@@ -182,6 +182,19 @@ impl<'a> Deciding<'a> {
             self.target,
             self.existing,
         ));
+        if let Some(former) = began.and_then(|began| began.former.as_deref()) {
+            draft.verdicts.extend(check::former::all(
+                name,
+                former,
+                &self.target.alias,
+                &self.source.alias,
+            ));
+        }
+        if began.is_none() {
+            draft
+                .verdicts
+                .extend(check::former::unused(name, request, self.target));
+        }
         draft.verdicts.extend(check::state::all(name, guest));
         draft.verdicts.extend(check::devices::all(name, guest));
         let place = match began {
@@ -227,9 +240,22 @@ impl<'a> Deciding<'a> {
             self.target,
             request,
         ));
-        let pool = self.pool(name, guest, &mut draft);
+        let pool = self.pool(name, guest, place.vmid, &mut draft);
         let mut keys = translation.create.clone();
         keys.extend(translation.finish.clone());
+        let back = began.and_then(|began| {
+            let kept = began.mark.kept.as_ref()?;
+            let former = began.former.as_deref();
+            Some(Back::of(kept, &draft.drives, former, &keys))
+        });
+        if let Some(back) = &back {
+            draft.verdicts.extend(check::former::snapshots(
+                name,
+                began.and_then(|began| began.former.as_deref()),
+                &draft.drives,
+                back,
+            ));
+        }
         let used = rights::TargetUse {
             vmid: place.vmid,
             keys: &keys,
@@ -253,6 +279,7 @@ impl<'a> Deciding<'a> {
             description: guest.detail.description().to_owned(),
             onboot,
             pool,
+            back,
             drives: draft.drives,
             changes: draft.changes,
             verdicts: draft.verdicts,
@@ -283,8 +310,30 @@ impl<'a> Deciding<'a> {
         ));
     }
 
-    fn pool(&self, name: &str, guest: &WantedGuest, draft: &mut Draft) -> Option<PoolId> {
+    fn pool(
+        &self,
+        name: &str,
+        guest: &WantedGuest,
+        vmid: Vmid,
+        draft: &mut Draft,
+    ) -> Option<PoolId> {
         let pool = guest.pool.as_ref()?;
+        let mut there = self.target.guests.iter();
+        let there = there.find(|guest| guest.place.vmid == vmid);
+        if let Some(joined) = there.and_then(|guest| guest.pool.as_ref()) {
+            if joined != pool {
+                draft.verdicts.push(Verdict::warn(
+                    name,
+                    "pool-other",
+                    format!(
+                        "{vmid} is in the pool {joined} of {}, and stays there, not in {pool}",
+                        self.target.alias
+                    ),
+                    format!("afterwards: pvesh set /pools/{pool} --vms {vmid} --allow-move 1"),
+                ));
+            }
+            return None;
+        }
         if self.target.pools.contains(pool) {
             return Some(pool.clone());
         }

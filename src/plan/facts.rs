@@ -193,13 +193,23 @@ pub struct HostFacts {
 /// What all storage hosts said, or why one could not be asked.
 pub type Hosts = BTreeMap<HostKey, Result<HostFacts, String>>;
 
-/// A move that began earlier: its placeholder on the target, and what its notes say.
+/// A guest of the target that a move goes on with: the placeholder of a move that began earlier, and what its notes say;
+/// or the guest's own former self, with what its notes would say.
 #[derive(Clone, Debug)]
 pub struct Existing {
     /// The placeholder, or the finished guest.
     pub target: GuestRef,
     /// What its notes say.
     pub mark: Mark,
+    /// The former self, on a way back that has not begun yet.
+    pub former: Option<Box<GuestDetail>>,
+}
+
+impl Existing {
+    /// Says whether a move has begun.
+    pub fn begun(&self) -> bool {
+        self.former.is_none()
+    }
 }
 
 /// Moves that began earlier, by the guest's name.

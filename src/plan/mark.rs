@@ -3,11 +3,11 @@
 //! Pure. The mark is the only memory of a move: everything else is observed. A person can read it, and every proxmove on
 //! any machine continues from it. Read next: `state.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::{GuestKind, GuestRef};
-use crate::pve::id::{ClusterAlias, Volid};
+use crate::pve::id::{ClusterAlias, Vmid, Volid};
 
 /// The name suffix of a placeholder on the target.
 pub const CREATING: &str = "--CREATING";
@@ -19,6 +19,10 @@ pub const MIGRATED: &str = "--MIGRATED";
 const FIRST_LINE: &str = "proxmove: this guest is being moved here, please leave it alone";
 const LAST_LINE: &str = "proxmove: end of the move's notes";
 const RETIRED: &str = "proxmove: moved to ";
+/// The most characters that Proxmox VE takes as a description.
+const LONGEST_NOTES: usize = 8192;
+const KEPT: &str = "kept: ";
+const NOTHING: &str = "nothing";
 
 /// What a placeholder's notes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,9 @@ pub struct Mark {
     pub since: String,
     /// Each copied drive's volume on the target.
     pub volumes: BTreeMap<DriveKey, Volid>,
+    /// On a way back, where the placeholder is the guest's own former self: the drives whose volumes were there before.
+    /// Neither that guest nor these volumes are ever removed.
+    pub kept: Option<BTreeSet<DriveKey>>,
 }
 
 impl Mark {
@@ -58,6 +65,13 @@ impl Mark {
             format!("by: {}", self.by),
             format!("since: {}", self.since),
         ];
+        if let Some(kept) = &self.kept {
+            let drives: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            lines.push(match drives.is_empty() {
+                true => format!("{KEPT}{NOTHING}"),
+                false => format!("{KEPT}{}", drives.join(" ")),
+            });
+        }
         lines.extend(
             self.volumes
                 .iter()
@@ -65,6 +79,16 @@ impl Mark {
         );
         lines.push(LAST_LINE.to_owned());
         lines.join("\n")
+    }
+
+    /// Returns the notes of a placeholder that was there before, with its own below; without them when they do not fit.
+    pub fn over(&self, notes: &str) -> String {
+        let (mark, notes) = (self.render(), without_mark(notes));
+        let both = format!("{mark}\n\n{notes}");
+        match notes.is_empty() || both.chars().count() > LONGEST_NOTES {
+            true => mark,
+            false => both,
+        }
     }
 
     /// Finds the mark in a guest's notes; `None` when there is none, or when it was damaged.
@@ -96,6 +120,14 @@ impl Mark {
             "no" => Some(false),
             _ => None,
         };
+        let kept = match values.get("kept").copied() {
+            None => None,
+            Some(NOTHING) => Some(BTreeSet::new()),
+            Some(drives) => {
+                let drives = drives.split(' ').map(|drive| drive.parse().ok());
+                Some(drives.collect::<Option<BTreeSet<DriveKey>>>()?)
+            }
+        };
         let mut source = values.get("source")?.split(' ');
         let source_cluster = source.next()?.parse().ok()?;
         let node = source.next()?.parse().ok()?;
@@ -114,15 +146,29 @@ impl Mark {
             by: (*values.get("by")?).to_owned(),
             since: (*values.get("since")?).to_owned(),
             volumes,
+            kept,
         })
     }
+}
+
+/// Returns notes without a mark in them.
+fn without_mark(notes: &str) -> String {
+    let mut kept = Vec::new();
+    let mut inside = false;
+    for line in notes.lines() {
+        inside |= line.trim_end() == FIRST_LINE;
+        if !inside {
+            kept.push(line);
+        }
+        inside &= line.trim_end() != LAST_LINE;
+    }
+    kept.join("\n").trim().to_owned()
 }
 
 /// Adds the note of a retired source to its description, instead of an older one.
 ///
 /// Proxmox VE refuses descriptions over 8192 characters; the note is left out rather than any of the guest's own text.
 pub fn with_retired_note(description: &str, target: &str, since: &str) -> String {
-    const LIMIT: usize = 8192;
     let original = without_retired_note(description);
     let note = format!(
         "{RETIRED}{target} on {since}; kept as a way back, do not start it while it runs there"
@@ -132,11 +178,48 @@ pub fn with_retired_note(description: &str, target: &str, since: &str) -> String
     } else {
         format!("{}\n\n{note}", original.trim_end())
     };
-    if noted.chars().count() > LIMIT {
+    if noted.chars().count() > LONGEST_NOTES {
         original
     } else {
         noted
     }
+}
+
+/// What the note of a retired source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The cluster it was moved to, by the alias that the mover's operator had for it.
+    pub cluster: ClusterAlias,
+    /// Its VMID there.
+    pub vmid: Vmid,
+    /// When it was retired, in seconds since 1970 by the mover's clock; `None` when that cannot be read.
+    pub since: Option<i64>,
+}
+
+/// Reads the note of a retired source off its description; `None` when there is none.
+pub fn retired_note(description: &str) -> Option<Retired> {
+    let note = description
+        .lines()
+        .find_map(|line| line.trim_end().strip_prefix(RETIRED))?;
+    let (moved, _) = note.split_once(';').unwrap_or((note, ""));
+    let (cluster, vmid) = moved.split(' ').next()?.split_once('/')?;
+    let when = moved.rsplit_once(" on ").map_or("", |(_, when)| when);
+    Some(Retired {
+        cluster: cluster.parse().ok()?,
+        vmid: vmid.parse().ok()?,
+        since: seconds_of(when),
+    })
+}
+
+/// Reads `2026-01-02 03:04:05 UTC`; the seconds may be missing, and are the last of that minute then.
+fn seconds_of(when: &str) -> Option<i64> {
+    let when = when.trim().strip_suffix(" UTC")?.replacen(' ', "T", 1);
+    let full = match when.matches(':').count() {
+        1 => format!("{when}:59Z"),
+        _ => format!("{when}Z"),
+    };
+    let time: jiff::Timestamp = full.parse().ok()?;
+    Some(time.as_second())
 }
 
 /// Returns a description without the note of a retired source.
@@ -200,6 +283,7 @@ mod tests {
                 "virtio0".parse().expect("parses"),
                 "local-ssd:126/vm-126-disk-0.qcow2".parse().expect("parses"),
             )]),
+            kept: None,
         }
     }
 
@@ -211,6 +295,76 @@ mod tests {
             mark().render().replace('\n', "\r\n")
         );
         assert_eq!(Mark::parse(&surrounded), Some(mark()));
+    }
+
+    #[test]
+    fn a_mark_says_what_was_kept_for_a_way_back() {
+        assert!(!mark().render().contains("kept"));
+        let drives = |names: &[&str]| -> BTreeSet<DriveKey> {
+            names
+                .iter()
+                .map(|name| name.parse().expect("parses"))
+                .collect()
+        };
+        for kept in [
+            drives(&[]),
+            drives(&["scsi1"]),
+            drives(&["scsi1", "virtio0"]),
+        ] {
+            let mark = Mark {
+                kept: Some(kept),
+                ..mark()
+            };
+            assert_eq!(Mark::parse(&mark.render()), Some(mark));
+        }
+        // Over notes that have a mark of an earlier attempt, one is left, and what is not ours stays.
+        let old = mark()
+            .over("mine\nproxmove: moved to banana/126 on node2 on 2026-01-02 03:04 UTC; kept");
+        let new = Mark {
+            since: "2027-01-01T00:00:00Z".to_owned(),
+            ..mark()
+        };
+        let over = new.over(&old);
+        assert_eq!(Mark::parse(&over), Some(new));
+        assert_eq!(over.matches(FIRST_LINE).count(), 1);
+        assert!(
+            over.contains("\n\nmine\nproxmove: moved to banana/126"),
+            "{over}"
+        );
+        assert_eq!(mark().over(&"x".repeat(LONGEST_NOTES)), mark().render());
+        let damaged = mark().render().replace("by: ", "kept: floppy9\nby: ");
+        assert_eq!(Mark::parse(&damaged), None);
+    }
+
+    #[test]
+    fn the_note_of_a_retired_source_is_read() {
+        let check = |note: &str, expect: Option<(&str, &str, Option<i64>)>| {
+            let found = retired_note(&format!("my notes\n\n{note}\n"));
+            let found =
+                found.map(|note| (note.cluster.to_string(), note.vmid.to_string(), note.since));
+            let expect = expect.map(|(cluster, vmid, since)| (cluster.into(), vmid.into(), since));
+            assert_eq!(found, expect, "{note}");
+        };
+        let noted = with_retired_note("", "banana/126 on node2", "2026-01-02 03:04:05 UTC");
+        check(&noted, Some(("banana", "126", Some(1_767_323_045))));
+        let minute = with_retired_note("", "banana/126 on node2", "2026-01-02 03:04 UTC");
+        check(&minute, Some(("banana", "126", Some(1_767_323_099))));
+        check(
+            "proxmove: moved to banana/126",
+            Some(("banana", "126", None)),
+        );
+        check(
+            "proxmove: moved to banana/126 on Tuesday",
+            Some(("banana", "126", None)),
+        );
+        for other in [
+            "",
+            "proxmove: moved to somewhere",
+            "proxmove: moved to a/b on c",
+            "moved to banana/126",
+        ] {
+            check(other, None);
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
 pub mod aftermath;
+pub mod back;
 pub mod check;
+pub mod cleanup;
 pub mod decide;
 pub mod facts;
 pub mod mark;
@@ -25,6 +27,8 @@ use crate::config::StorageConfig;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
+pub use back::Back;
+
 use crate::transfer::{EngineKind, Format, Route, StreamFlags, Tool, Verify, Zvol};
 use crate::units::{Bandwidth, Bytes};
 
@@ -51,6 +55,8 @@ pub struct MoveRequest {
     pub ignore_exists: bool,
     /// `--allow-plain`: what is encrypted on the source may lie on the target unencrypted.
     pub allow_plain: bool,
+    /// `--forget`: nothing is left behind for a way back.
+    pub forget: bool,
     /// `--target-vmid`.
     pub target_vmid: Option<Vmid>,
     /// `--map-bridge SOURCE=TARGET`.
@@ -97,6 +103,8 @@ pub struct GuestPlan {
     pub onboot: bool,
     /// The pool to join.
     pub pool: Option<PoolId>,
+    /// What becomes of the guest's former self, when it goes back to it.
+    pub back: Option<Back>,
     /// All drives, in the order of their keys.
     pub drives: Vec<DrivePlan>,
     /// What is changed in the configuration, and why; nothing is lost silently.
@@ -159,6 +167,10 @@ pub struct VolumePlan {
     pub size: Bytes,
     /// Bytes really occupied, when known; the estimate of what must be copied.
     pub used: Option<Bytes>,
+    /// Whether the target volume was there before, and is overwritten with what differs.
+    pub kept: bool,
+    /// Bytes that changed since a snapshot that both sides have, when there is one.
+    pub changed: Option<Bytes>,
     /// The drive's value on the target, with the volume and all translated properties.
     pub attach: String,
     /// How bytes travel, and why.

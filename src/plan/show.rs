@@ -305,7 +305,8 @@ fn sum(plan: &GuestPlan, bytes: fn(&VolumePlan) -> Bytes) -> u64 {
 /// Returns the bytes a volume's copy is expected to carry: what is occupied, but no more than its size.
 fn expected(volume: &VolumePlan) -> Bytes {
     volume
-        .used
+        .changed
+        .or(volume.used)
         .map_or(volume.size, |used| used.min(volume.size))
 }
 

@@ -131,6 +131,41 @@ impl Stage {
         ledger.check(&images).map_err(io::Error::other)
     }
 
+    /// Has a guest that was moved go on writing where its source ended; with a rate of 0, has it stop writing at its next
+    /// start.
+    pub fn go_on(&self, source: (&str, u32), guest: (&str, u32), rate: u64) -> io::Result<()> {
+        let ledger = self.ledger(source.0, source.1);
+        let mut world = self.simulation.world();
+        let cluster = world
+            .clusters
+            .iter_mut()
+            .find(|known| known.alias == guest.0);
+        let cluster = cluster.ok_or_else(|| io::Error::other("there is no such cluster"))?;
+        let found = cluster.guests.get_mut(&guest.1);
+        let found = found.ok_or_else(|| io::Error::other("there is no such guest"))?;
+        let writes = found.run.is_some() && found.write_rate > 0;
+        found.write_rate = rate;
+        if rate == 0 || writes {
+            return Ok(());
+        }
+        let found = found.clone();
+        if let Some(ledger) = ledger {
+            self.players.remember(guest.0, guest.1, ledger);
+        }
+        if found.run.is_some() {
+            self.players.start(&cluster.running_guest(&found));
+        }
+        match self.players.trouble(guest.0, guest.1) {
+            Some(trouble) => Err(io::Error::other(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many records a guest has completed since it was started last.
+    pub fn completed(&self, cluster: &str, vmid: u32) -> u64 {
+        self.players.completed(cluster, vmid)
+    }
+
     fn write_proxmoverc(&self, scenario: &Scenario) -> io::Result<()> {
         let mut text = String::from("; written by proxmove sim\n");
         for (cluster, spec) in self.simulation.clusters.iter().zip(&scenario.clusters) {

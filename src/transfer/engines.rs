@@ -6,7 +6,9 @@ use async_trait::async_trait;
 
 use super::image::ImageEngine;
 use super::zfs::ZfsEngine;
-use super::{Engine, EngineKind, Pair, Pass, PassReport, Progress, TransferError, VolumeState};
+use super::{
+    Engine, EngineKind, Kept, Pair, Pass, PassReport, Progress, TransferError, VolumeState,
+};
 
 /// The engines of a run.
 pub struct Engines {
@@ -66,6 +68,10 @@ impl Engine for Engines {
 
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
         self.of(pair).observe(pair).await
+    }
+
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        self.of(pair).look_back(pair).await
     }
 
     async fn carry(

@@ -22,7 +22,7 @@ use super::lines::{About, Side, most_telling};
 use super::porters::Porters;
 use super::upload::{self, shell};
 use super::{
-    End, Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState, stock,
+    End, Engine, Kept, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState, stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -33,6 +33,11 @@ use crate::units::Bytes;
 const GLANCE: &str = r#"test -e "$1" || test -L "$1" || { echo absent; exit 0; }
 test -e "$2/proxmove-$3.manifest" || { echo foreign; exit 0; }
 stat -c 'there %b %B' -- "$1""#;
+
+/// Says of a file when it was written to, and what its host takes the time for.
+const LOOK_BACK: &str = r#"test -e "$1" || test -L "$1" || { echo missing; exit 0; }
+test -f "$1" && ! test -L "$1" || { echo unfit; exit 0; }
+echo "there $(stat -c %Y -- "$1") $(date +%s)""#;
 
 /// Removes our files of a pair, and drafts and private directories that killed passes left.
 ///
@@ -237,6 +242,42 @@ impl Engine for ImageEngine {
         }
     }
 
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        const OPERATION: &str = "look at the kept volume";
+        match device::target(pair).await? {
+            None => {}
+            Some(Whose::Nobodys) => return Ok(Kept::Missing),
+            Some(Whose::Ours(_) | Whose::Foreign { adoptable: true }) => return Ok(Kept::Untold),
+            Some(Whose::Foreign { adoptable: false }) => {
+                return Ok(Kept::Unfit {
+                    evidence: format!("{} is no zvol of the guest alone", pair.target.path),
+                });
+            }
+        }
+        let command = shell(LOOK_BACK, &[&pair.target.path]);
+        let output = pair
+            .target
+            .shell
+            .run(&command, &[], upload::PATIENCE)
+            .await
+            .map_err(|source| host(OPERATION, pair, source))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match (&output.exit, words.as_slice()) {
+            (Exit::Code(0), ["missing"]) => Ok(Kept::Missing),
+            (Exit::Code(0), ["unfit"]) => Ok(Kept::Unfit {
+                evidence: format!("{} is no plain file", pair.target.path),
+            }),
+            (Exit::Code(0), ["there", written, now]) => {
+                match (written.parse::<i64>(), now.parse::<i64>()) {
+                    (Ok(written), Ok(now)) => Ok(Kept::File { written, now }),
+                    _ => Err(failed(pair, Side::Target, OPERATION, &output)),
+                }
+            }
+            _ => Err(failed(pair, Side::Target, OPERATION, &output)),
+        }
+    }
+
     async fn carry(
         &self,
         pair: &Pair,
@@ -257,8 +298,10 @@ impl Engine for ImageEngine {
         let zvols = device::before(pair, pass).await?;
         let started = Instant::now();
         let mut receive = target_arguments("receive", pair, zvols);
-        if pair.adopt {
-            receive.extend(["--adopt", "yes"].map(String::from));
+        for (set, option) in [(pair.adopt, "--adopt"), (pair.kept, "--kept")] {
+            if set {
+                receive.extend([option, "yes"].map(String::from));
+            }
         }
         let send = send_arguments(pair, pass, zvols);
         let finished = self
@@ -303,6 +346,10 @@ impl Engine for ImageEngine {
     }
 
     async fn discard(&self, pair: &Pair) -> Result<(), TransferError> {
+        if pair.kept {
+            // It was there before this move.
+            return self.tidy(pair).await;
+        }
         if pair.target.zvol.is_some() {
             device::discard(pair).await?;
             return self.tidy(pair).await;

@@ -132,6 +132,8 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            kept: false,
+            forget: false,
         };
         self.remove(std::slice::from_ref(&pair)).await;
         pair

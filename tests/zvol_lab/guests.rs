@@ -143,6 +143,8 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            kept: false,
+            forget: false,
         };
         let engine = ImageEngine::new(env!("CARGO_BIN_EXE_proxmove"));
         let lab = Lab {

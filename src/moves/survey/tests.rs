@@ -427,9 +427,17 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         by: String::new(),
         since: String::new(),
         volumes: BTreeMap::new(),
+        kept: None,
     };
     let target = place("node2", 140);
-    none.insert("web1".to_owned(), Existing { target, mark });
+    none.insert(
+        "web1".to_owned(),
+        Existing {
+            target,
+            mark,
+            former: None,
+        },
+    );
     assert_eq!(found("web1", &guests, &none), Some(100));
     guests[0].name = Some("somebody-else".to_owned());
     assert_eq!(found("web1", &guests, &none), None);

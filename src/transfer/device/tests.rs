@@ -80,6 +80,8 @@ fn pair(source: bool, target: bool, script: &[(&'static str, Answer)]) -> (Pair,
         tool: Tool::Porter,
         limit: None,
         adopt: false,
+        kept: false,
+        forget: false,
     };
     (pair, script)
 }

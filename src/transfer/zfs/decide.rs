@@ -133,6 +133,29 @@ pub(crate) fn sealed<'a>(
     common.filter(|_| target.token.is_none())
 }
 
+/// Returns the newest snapshot of a kept target that its source can send from, and how the source knows it, when the
+/// target may be received into as it is.
+pub(crate) fn kept(
+    source: &Volume,
+    target: &Volume,
+    claim: &Claim,
+) -> Result<(String, Base), Refusal> {
+    if target.kind != "volume" {
+        return Err(Refusal::Kind {
+            target: target.dataset.clone(),
+            kind: target.kind.clone(),
+        });
+    }
+    let Some(start) = start(source, target, &[]) else {
+        return Err(diverged(source, target));
+    };
+    // It carries no mark of this move: whatever would have to be undone is somebody's.
+    match back(target, start.of_target, claim)? {
+        None => Ok((start.of_target.name.clone(), start.base)),
+        Some(_) => Err(diverged(source, target)),
+    }
+}
+
 /// Decides. `failed` are streams that turned out to be impossible since both sides were first looked at.
 pub(crate) fn decide(
     source: &Volume,
@@ -297,18 +320,7 @@ fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, 
     let used = |snapshot: &Snapshot| name::is_final(&claim.of, &snapshot.name);
     let last_used = target.newest().is_some_and(used) && target.written > 0;
     if !is_marked(target, claim) || !target.snapshots.iter().all(ours) || last_used {
-        return Err(Refusal::Diverged {
-            target: target.dataset.clone(),
-            source_volume: source.dataset.clone(),
-            evidence: format!(
-                "{}; the source has {}",
-                evidence(target),
-                match source.snapshots.as_slice() {
-                    [] => "no snapshots".to_owned(),
-                    some => list(&some.iter().collect::<Vec<_>>()),
-                }
-            ),
-        });
+        return Err(diverged(source, target));
     }
     let because = if target.snapshots.is_empty() {
         "the target volume of this move has no snapshot to continue from".to_owned()
@@ -319,6 +331,21 @@ fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, 
         )
     };
     decision(Next::Restart, because)
+}
+
+fn diverged(source: &Volume, target: &Volume) -> Refusal {
+    Refusal::Diverged {
+        target: target.dataset.clone(),
+        source_volume: source.dataset.clone(),
+        evidence: format!(
+            "{}; the source has {}",
+            evidence(target),
+            match source.snapshots.as_slice() {
+                [] => "no snapshots".to_owned(),
+                some => list(&some.iter().collect::<Vec<_>>()),
+            }
+        ),
+    }
 }
 
 fn decision(next: Next, because: String) -> Result<Decision, Refusal> {

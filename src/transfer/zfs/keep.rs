@@ -129,7 +129,14 @@ pub(crate) async fn prune(
         }
     }
     for bookmark in &volume.bookmarks {
-        let ours = name::number(&claim.of, &bookmark.name).is_some();
+        // A bookmark bears no mark; that of an older move's snapshot is known by both its name and its guid.
+        let of_gone = |snapshot: &&Snapshot| {
+            name::is_ours(snapshot)
+                && superseded(snapshot)
+                && (&snapshot.name, snapshot.guid) == (&bookmark.name, bookmark.guid)
+        };
+        let ours = name::number(&claim.of, &bookmark.name).is_some()
+            || volume.snapshots.iter().any(|snapshot| of_gone(&snapshot));
         if ours && keep != Some(bookmark.name.as_str()) {
             let command = syntax::destroy_bookmark(&volume.dataset, &bookmark.name);
             attempt(pair, side, operation, &command).await?;

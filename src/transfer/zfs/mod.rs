@@ -24,6 +24,8 @@ mod read;
 mod stream;
 mod syntax;
 
+pub(crate) use name::{HOLD, MARK};
+
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -32,7 +34,7 @@ use super::carry::GrantDirect;
 use super::image::{ImageEngine, end_of};
 use super::lines::Side;
 use super::porters::Porters;
-use super::{Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState};
+use super::{Engine, Kept, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState};
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
 use look::{look, look_closely, must, must_or, trouble};
@@ -145,6 +147,40 @@ impl Engine for ZfsEngine {
         })
     }
 
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        const OPERATION: &str = "look at the kept volume";
+        let claim = Claim {
+            adopt: true,
+            ..claim(pair)
+        };
+        let Some(target) = look_closely(pair, Side::Target, OPERATION, None).await? else {
+            return Ok(Kept::Missing);
+        };
+        let source = look(&[pair], Side::Source, OPERATION).await?;
+        let Some(source) = source.into_iter().next().flatten() else {
+            let evidence = format!("{} is gone", look::dataset(pair, Side::Source, OPERATION)?);
+            return Ok(Kept::Unfit { evidence });
+        };
+        let (snapshot, base) = match decide::kept(&source, &target, &claim) {
+            Ok(kept) => kept,
+            Err(refusal) => {
+                let evidence = refusal.to_string();
+                return Ok(Kept::Unfit { evidence });
+            }
+        };
+        let changed = match base {
+            syntax::Base::Snapshot(name) => {
+                let volume = look_closely(pair, Side::Source, OPERATION, Some(&name)).await?;
+                volume.and_then(|volume| volume.since)
+            }
+            syntax::Base::Bookmark(_) => None,
+        };
+        Ok(Kept::Base {
+            snapshot,
+            changed: Bytes(changed.unwrap_or(source.content)),
+        })
+    }
+
     async fn carry(
         &self,
         pair: &Pair,
@@ -170,6 +206,7 @@ impl Engine for ZfsEngine {
             (Some(_) | None, Some(_) | None) => None,
         };
         let mine = common.as_ref().filter(|(here, _)| name::is_ours(here));
+        let mine = mine.filter(|_| !pair.forget);
         for (side, volume, other) in [
             (Side::Source, &source, &target),
             (Side::Target, &target, &source),
@@ -179,12 +216,13 @@ impl Engine for ZfsEngine {
                 Side::Source => here,
                 Side::Target => there,
             });
-            // What an earlier move left for its way back is of no use once both sides have something newer.
+            // What an earlier move left for its way back is of no use once both sides have something newer, or when no
+            // way back is wanted.
             let superseded = |snapshot: &Snapshot| {
                 let both = other
                     .as_ref()
                     .is_some_and(|other| other.snapshot(snapshot.guid).is_some());
-                both && keep.is_some_and(|keep| snapshot.created < keep.created)
+                both && (pair.forget || keep.is_some_and(|keep| snapshot.created < keep.created))
             };
             let name = keep.map(|keep| keep.name.as_str());
             keep::prune(pair, side, OPERATION, &claim, volume, name, &superseded).await?;
