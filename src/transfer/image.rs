@@ -244,6 +244,14 @@ impl Engine for ImageEngine {
 
     async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
         const OPERATION: &str = "look at the kept volume";
+        if pair.tool == Tool::Stock {
+            return Ok(Kept::Unfit {
+                evidence: format!(
+                    "only the porter can write on {}, and it cannot run on both hosts",
+                    pair.target.path
+                ),
+            });
+        }
         match device::target(pair).await? {
             None => {}
             Some(Whose::Nobodys) => return Ok(Kept::Missing),
