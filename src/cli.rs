@@ -4,6 +4,7 @@
 //! the environment nor exits; usage errors, `--help` and `--version` come back as [`clap::Error`], which knows its text
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
+mod again;
 mod arguments;
 mod site;
 
@@ -24,6 +25,7 @@ use arguments::{
     VerifyArg,
 };
 use site::SimArgs;
+pub use again::{AbortCommand, ResumeCommand, StatusCommand};
 pub use site::SiteArgs;
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
@@ -36,6 +38,12 @@ pub enum Request {
     Move(MoveCommand),
     /// Try everything a move needs, and move nothing. The list of guests may be empty.
     Check(MoveCommand),
+    /// Show every move that is not finished.
+    Status(StatusCommand),
+    /// Go on with moves that were begun earlier.
+    Resume(ResumeCommand),
+    /// Bring the sources of moves back as they were.
+    Abort(AbortCommand),
     /// Print the configuration with what is derived.
     ConfigShow(Common),
     /// Print a completion script.
@@ -64,6 +72,9 @@ impl Request {
     pub fn debug(&self) -> bool {
         match self {
             Request::Move(command) | Request::Check(command) => command.common.debug,
+            Request::Status(command) => command.common.debug,
+            Request::Resume(command) => command.common.debug,
+            Request::Abort(command) => command.common.debug,
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
@@ -85,6 +96,10 @@ pub struct MoveCommand {
     pub dry_run: bool,
     /// `--yes`: take every question as answered with yes.
     pub yes: bool,
+    /// `--take-over`: take a move over that somebody else works on.
+    pub take_over: bool,
+    /// `--fail-fast`: after the first guest that fails, do not begin the others.
+    pub fail_fast: bool,
     /// What most commands know.
     pub common: Common,
 }
@@ -139,6 +154,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Sim(SimArgs { site: None, output }) => {
             Ok(Request::Sim(settle(nothing(), None, &output)))
         }
+        Verb::Status(arguments) => Ok(Request::Status(arguments.command())),
+        Verb::Resume(arguments) => arguments.command().map(Request::Resume),
+        Verb::Abort(arguments) => arguments.command().map(Request::Abort),
         Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
     }
 }
@@ -271,6 +289,8 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         },
         dry_run: arguments.dry_run,
         yes: arguments.yes,
+        take_over: arguments.several.take_over,
+        fail_fast: arguments.several.fail_fast,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
@@ -284,6 +304,8 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         },
         dry_run: true,
         yes: false,
+        take_over: false,
+        fail_fast: false,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
@@ -293,13 +315,7 @@ fn request(
     guests: Vec<String>,
     tuning: Tuning,
 ) -> Result<MoveRequest, clap::Error> {
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some(twice) = guests.iter().find(|guest| !seen.insert(guest.as_str())) {
-        return Err(error(
-            ErrorKind::ValueValidation,
-            format!("VM '{twice}' is named twice"),
-        ));
-    }
+    named_once(&guests)?;
     Ok(MoveRequest {
         source: place.source,
         target: place.destination,
@@ -328,6 +344,18 @@ fn request(
         limit: tuning.bwlimit.map(Bandwidth::mbit_per_second),
         parallel: usize::from(tuning.parallel),
     })
+}
+
+/// Refuses a list in which a VM stands twice.
+fn named_once(guests: &[String]) -> Result<(), clap::Error> {
+    let mut seen = std::collections::BTreeSet::new();
+    match guests.iter().find(|guest| !seen.insert(guest.as_str())) {
+        Some(twice) => Err(error(
+            ErrorKind::ValueValidation,
+            format!("VM '{twice}' is named twice"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Makes a map of `A=B` pairs; two different answers for one `A` are refused.

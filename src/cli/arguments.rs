@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs};
 use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -113,6 +114,33 @@ pub(super) enum Verb {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<PathBuf>,
     },
+    /// Show every move that is not finished
+    ///
+    /// Asks all clusters of the configuration, and no storage machine: how far each move is, how the VM was left, who began
+    /// it and who works on it, and the commands that go on with it or go back.
+    #[command(
+        override_usage = "proxmove status [OPTIONS] [CLUSTER...]",
+        after_help = "Exit codes: 0 all clusters answered, 3 the configuration cannot be used, 5 some did not answer."
+    )]
+    Status(StatusArgs),
+    /// Go on with moves that were begun earlier, by what was asked for then
+    ///
+    /// The notes of NAME--CREATING on the destination say what was asked for; nothing has to be typed again. The command a
+    /// move was begun with, typed again, does the same.
+    #[command(
+        override_usage = "proxmove resume [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Resume(ResumeArgs),
+    /// Give moves up: the source VM becomes as it was, what was copied is removed
+    ///
+    /// First the source gets its name, onboot and notes back, and is started if it ran; then the copies and the placeholder
+    /// are removed. Once the VM has run on the destination there is no way back by this.
+    #[command(
+        override_usage = "proxmove abort [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Abort(AbortArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -158,6 +186,8 @@ pub(super) struct MoveArgs {
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) several: Several,
 
     /// VMID on the destination; the next free one otherwise
     #[arg(long, value_name = "VMID", help_heading = "Mapping")]
@@ -306,14 +336,14 @@ pub(super) enum VerifyArg {
     Transfer,
 }
 
-fn guest(text: &str) -> Result<String, String> {
+pub(super) fn guest(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("a VM's name is one word".to_owned());
     }
     Ok(text.to_owned())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "write a time with its unit, such as 30s or 2min".to_owned())
 }

@@ -51,6 +51,8 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
         request,
         dry_run: false,
         yes: true,
+        take_over: false,
+        fail_fast: false,
         common,
     };
     let mover = Wiring::new(&process, &command, config, Some(interrupt))?;

@@ -3,6 +3,7 @@
 //! Decides nothing about guests. Results (plans, findings, sections) go to standard output, talk goes through `report`.
 //! Read next: `moves/batch.rs`.
 
+mod again;
 mod check;
 mod demo;
 mod show;
@@ -19,6 +20,7 @@ use crate::error::{ExitCode, Failure};
 use crate::host::ssh::{SshEnvironment, SshOptions};
 use crate::moves::Mover;
 use crate::moves::batch::Batch;
+use crate::moves::claim;
 use crate::moves::hosts::Hosts;
 use crate::moves::interrupt::Interrupt;
 use crate::pve::id::ClusterAlias;
@@ -49,6 +51,9 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
                 .run(&command)
                 .await
         }
+        Request::Status(command) => again::status(process, &command).await,
+        Request::Resume(command) => again::resume(process, &command).await,
+        Request::Abort(command) => again::abort(process, &command).await,
         Request::Check(command) => check::run(process, &command).await,
         Request::ConfigShow(common) => show::run(process, &common).await,
         Request::Completions(shell) => written(cli::completions(shell, &mut io::stdout())),
@@ -144,7 +149,17 @@ struct Wiring {
     config: Config,
     hosts: Arc<Hosts>,
     mover: Mover,
-    identity: String,
+    fail_fast: bool,
+}
+
+/// What every command that acts on moves says.
+struct Plain<'a> {
+    source: &'a ClusterAlias,
+    target: &'a ClusterAlias,
+    yes: bool,
+    take_over: bool,
+    fail_fast: bool,
+    common: &'a Common,
 }
 
 impl Wiring {
@@ -154,9 +169,26 @@ impl Wiring {
         config: Config,
         interrupt: Option<Interrupt>,
     ) -> Result<Wiring, Failure> {
-        let (common, request) = (&command.common, &command.request);
-        let source = cluster(&config, &request.source)?.clone();
-        let target = cluster(&config, &request.target)?.clone();
+        let plain = Plain {
+            source: &command.request.source,
+            target: &command.request.target,
+            yes: command.yes,
+            take_over: command.take_over,
+            fail_fast: command.fail_fast,
+            common: &command.common,
+        };
+        Wiring::plain(process, &plain, config, interrupt)
+    }
+
+    fn plain(
+        process: &Process,
+        command: &Plain<'_>,
+        config: Config,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Wiring, Failure> {
+        let common = command.common;
+        let source = cluster(&config, command.source)?.clone();
+        let target = cluster(&config, command.target)?.clone();
         let hosts = hosts(process, common);
         let (reporter, operator) = choose(&audience(process, common, command.yes));
         let image = ImageEngine::new(&process.executable).with_direct(hosts.grant());
@@ -182,9 +214,11 @@ impl Wiring {
                 reporter,
                 operator,
                 interrupt,
+                claimant: claim::here(&process.identity),
+                take_over: command.take_over,
             },
             config,
-            identity: process.identity.clone(),
+            fail_fast: command.fail_fast,
         })
     }
 
@@ -194,7 +228,7 @@ impl Wiring {
             hosts: Arc::clone(&self.hosts),
             config: &self.config,
             derive: &derived,
-            identity: self.identity.clone(),
+            fail_fast: self.fail_fast,
         }
     }
 

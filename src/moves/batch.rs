@@ -1,6 +1,7 @@
 //! Several guests with one command: survey, decide, show, and then one move after the other.
 //!
-//! One guest's failure does not stop the others; the exit code is the worst. Read next: `mod.rs`.
+//! One guest's failure does not stop the others, unless that was asked for; the exit code is the worst, and at the end it
+//! is said how each was left. Read next: `mod.rs`; `again.rs`, which resumes and aborts by the marks alone.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -8,16 +9,18 @@ use std::sync::Arc;
 
 use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
-use super::{GuestMove, MoveError, Mover, Stopped, resume};
+use super::{GuestMove, MoveError, Mover, Stopped, claim, resume};
 use crate::cluster::Api;
 use crate::config::Config;
 use crate::error::{ExitCode, Failure};
 use crate::plan::aftermath::{SourceLeft, describe, source_left};
+use crate::plan::claim::Claim;
 use crate::plan::decide::{Decision, decide, hosts_to_ask};
 use crate::plan::facts::{Existing, ExistingMoves};
 use crate::plan::mark::Mark;
+use crate::plan::order::Order;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, show};
-use crate::report::Event;
+use crate::report::{Event, GuestEnd};
 use crate::transfer::Pair;
 
 /// What a batch needs beside the mover.
@@ -30,8 +33,8 @@ pub struct Batch<'a> {
     pub config: &'a Config,
     /// Derives storage sections that proxmoverc does not have.
     pub derive: &'a Derive<'a>,
-    /// Who runs this, `user@machine`, for the marks.
-    pub identity: String,
+    /// `--fail-fast`: after the first guest that does not end well, the others are not begun.
+    pub fail_fast: bool,
 }
 
 impl Batch<'_> {
@@ -96,14 +99,63 @@ impl Batch<'_> {
 
     /// Moves all guests of the request, and tells whatever goes wrong.
     pub async fn run(&self, request: &MoveRequest) -> ExitCode {
+        let ends = self.ends(request).await;
+        self.tell_ends(ends)
+    }
+
+    /// Moves all guests of the request, and returns how each ended.
+    pub(super) async fn ends(&self, request: &MoveRequest) -> Vec<End> {
         match self.try_run(request).await {
-            Ok(exit) => exit,
-            Err(failure) => self.tell_failed(&request.guests.join(", "), failure),
+            Ok(ends) => ends,
+            Err(failure) => {
+                let all = self.tell_failed(&request.guests.join(", "), failure);
+                let one = |guest: &String| End {
+                    guest: guest.clone(),
+                    ..all.clone()
+                };
+                request.guests.iter().map(one).collect()
+            }
         }
     }
 
+    /// Tells how several guests ended, and returns the worst.
+    pub(super) fn tell_ends(&self, ends: Vec<End>) -> ExitCode {
+        let worst = ExitCode::worst(ends.iter().map(|end| end.exit));
+        if ends.len() > 1 {
+            let end = |end: End| GuestEnd {
+                guest: end.guest,
+                exit_code: end.exit.code(),
+                state: end.state,
+                next: end.next,
+            };
+            self.mover.reporter.tell(&Event::BatchDone {
+                guests: ends.into_iter().map(end).collect(),
+                exit_code: worst.code(),
+            });
+        }
+        worst
+    }
+
+    /// Says whether the next guest is not to be begun, and if so how it ends by that.
+    pub(super) fn not_begun(&self, guest: &str, ends: &[End]) -> Option<End> {
+        let failed = ends.iter().find(|end| end.exit != ExitCode::Done);
+        let why = if self.mover.interrupt.is_asked() {
+            "you interrupted".to_owned()
+        } else if self.fail_fast {
+            format!("{} did not end well (--fail-fast)", failed?.guest)
+        } else {
+            return None;
+        };
+        Some(End {
+            guest: guest.to_owned(),
+            exit: ExitCode::Interrupted,
+            state: format!("not begun, because {why}"),
+            next: "run the same command again".to_owned(),
+        })
+    }
+
     /// Refuses before anything is written when one of the guests must not be moved.
-    async fn try_run(&self, request: &MoveRequest) -> Result<ExitCode, Failure> {
+    async fn try_run(&self, request: &MoveRequest) -> Result<Vec<End>, Failure> {
         if request.wait_before_stop && !self.mover.operator.is_there() {
             return Err(nobody_to_ask());
         }
@@ -123,16 +175,16 @@ impl Batch<'_> {
                 text: format!("{} ({})", verdict.reason, verdict.remedy),
             });
         }
-        let mut worst = Vec::new();
+        let mut ends: Vec<End> = Vec::new();
         for plan in decision.plans {
-            if self.mover.interrupt.is_asked() {
-                worst.push(ExitCode::Interrupted);
-                break;
+            if let Some(end) = self.not_begun(&plan.name, &ends) {
+                ends.push(end);
+                continue;
             }
             let began = existing.get(&plan.name);
-            worst.push(self.guest(plan, began, request).await);
+            ends.push(self.guest(plan, began, request).await);
         }
-        Ok(ExitCode::worst(worst))
+        Ok(ends)
     }
 
     async fn guest(
@@ -140,31 +192,52 @@ impl Batch<'_> {
         plan: GuestPlan,
         began: Option<&Existing>,
         request: &MoveRequest,
-    ) -> ExitCode {
+    ) -> End {
         if let Some(began) = began
             && !self.may_continue(&plan, &began.mark).await
         {
-            return ExitCode::Interrupted;
+            return End {
+                guest: plan.name.clone(),
+                exit: ExitCode::Interrupted,
+                state: "left as it is; nothing was changed".to_owned(),
+                next: "run the same command again".to_owned(),
+            };
         }
-        let was_running = began.map_or(plan.running, |began| began.mark.running);
-        let mark = began.map_or_else(|| self.mark(&plan), |began| began.mark.clone());
+        let job = match self.job(plan, began, request).await {
+            Ok(job) => job,
+            Err(end) => return end,
+        };
+        let was_running = job.mark.running;
+        match self.mover.run(&job, request).await {
+            Ok(_) => End::good(&job.plan.name, "moved"),
+            Err(stopped) => {
+                self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running))
+            }
+        }
+    }
+
+    /// Puts together what is moved: the plan, the mark, and the volumes on their hosts.
+    pub(super) async fn job(
+        &self,
+        plan: GuestPlan,
+        began: Option<&Existing>,
+        request: &MoveRequest,
+    ) -> Result<GuestMove, End> {
+        let mark = match began {
+            Some(began) => began.mark.clone(),
+            None => self.mark(&plan, request).await,
+        };
         let mut pairs = match self.hosts.pairs(&plan, request) {
             Ok(pairs) => pairs,
             Err(error) => {
                 let failure = Failure::new(ExitCode::Failed, &error);
-                return self.tell_failed(&plan.name, failure);
+                return Err(self.tell_failed(&plan.name, failure));
             }
         };
         if began.is_some() {
             adopt(&mut pairs, &plan, &mark);
         }
-        let job = GuestMove::new(plan, mark, pairs);
-        match self.mover.run(&job, request).await {
-            Ok(_) => ExitCode::Done,
-            Err(stopped) => {
-                self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running))
-            }
-        }
+        Ok(GuestMove::new(plan, mark, pairs))
     }
 
     /// Asks whether to continue an interrupted move; without anybody to ask it is continued.
@@ -188,7 +261,7 @@ impl Batch<'_> {
         agreed
     }
 
-    fn mark(&self, plan: &GuestPlan) -> Mark {
+    async fn mark(&self, plan: &GuestPlan, request: &MoveRequest) -> Mark {
         let volumes = plan
             .drives
             .iter()
@@ -197,29 +270,61 @@ impl Batch<'_> {
                 DriveAction::Set { .. } | DriveAction::Leave => None,
             })
             .collect();
+        let now = claim::now(self.mover.target.as_ref()).await;
+        let claimant = &self.mover.claimant;
         Mark {
             source_cluster: plan.source_cluster.clone(),
             source: plan.source.clone(),
             name: plan.name.clone(),
             running: plan.running,
             onboot: plan.onboot,
-            by: self.identity.clone(),
+            onboot_set: plan.onboot_set,
+            id: Some(format!("{:08x}", fastrand::u32(..))),
+            by: claimant.by.clone(),
             since: jiff::Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
             volumes,
+            order: Some(Order::of(request)),
+            claim: Some(Claim::new(claimant, now)),
         }
     }
 
-    fn tell_failed(&self, guest: &str, failure: Failure) -> ExitCode {
+    pub(super) fn tell_failed(&self, guest: &str, failure: Failure) -> End {
+        let end = End {
+            guest: guest.to_owned(),
+            exit: failure.exit,
+            state: failure.state.unwrap_or_default(),
+            next: failure.next.unwrap_or_default(),
+        };
         self.mover.reporter.tell(&Event::MoveFailed {
             guest: guest.to_owned(),
             error: failure.error,
-            state: failure.state.unwrap_or_default(),
-            next: failure.next.unwrap_or_default(),
+            state: end.state.clone(),
+            next: end.next.clone(),
             exit_code: failure.exit.code(),
         });
-        failure.exit
+        end
+    }
+}
+
+/// How one guest ended.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) guest: String,
+    pub(super) exit: ExitCode,
+    pub(super) state: String,
+    pub(super) next: String,
+}
+
+impl End {
+    pub(super) fn good(guest: &str, state: &str) -> End {
+        End {
+            guest: guest.to_owned(),
+            exit: ExitCode::Done,
+            state: state.to_owned(),
+            next: String::new(),
+        }
     }
 }
 
@@ -237,15 +342,15 @@ fn adopt(pairs: &mut [Pair], plan: &GuestPlan, mark: &Mark) {
 }
 
 /// Turns a move that stopped into what the operator reads.
-fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
-    let asked = matches!(
-        stopped.error,
-        MoveError::Interrupted { .. } | MoveError::Declined { .. }
-    );
+pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
     let exit = match source_left(&stopped.rung, was_running) {
+        // Somebody else's move is theirs, also when the guest is down for it.
+        _ if matches!(stopped.error, MoveError::Held { .. }) => ExitCode::Refused,
         SourceLeft::Down | SourceLeft::Unclear => ExitCode::SourceDown,
-        SourceLeft::AsItWas | SourceLeft::TakenOver if asked => ExitCode::Interrupted,
-        SourceLeft::AsItWas | SourceLeft::TakenOver => ExitCode::Failed,
+        SourceLeft::AsItWas | SourceLeft::TakenOver => match stopped.error {
+            MoveError::Interrupted { .. } | MoveError::Declined { .. } => ExitCode::Interrupted,
+            _ => ExitCode::Failed,
+        },
     };
     let aftermath = describe(&stopped.rung, plan, was_running);
     let mut failure = Failure::new(exit, &stopped.error);
@@ -258,7 +363,19 @@ fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
         plan.target_cluster,
         plan.target.vmid
     );
-    failure.state(aftermath.state).next(aftermath.next)
+    let next = match &stopped.error {
+        MoveError::Held { .. } => format!(
+            "wait for it (proxmove status {} shows its signs), or run the same command with --take-over if nobody works \
+             on it any more",
+            plan.target_cluster
+        ),
+        MoveError::TakenOver { .. } => format!(
+            "leave it to them; proxmove status {} shows how far it is",
+            plan.target_cluster
+        ),
+        _ => aftermath.next,
+    };
+    failure.state(aftermath.state).next(next)
 }
 
 /// Said at once: after hours of copying the question would have no answer, and the move would end as if by a "no".

@@ -6,11 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::claim::is_late;
 use super::observe::missing_drives;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
 use crate::plan::MoveRequest;
-use crate::plan::mark::{CLONING, CREATING, MIGRATED, with_retired_note, without_retired_note};
+use crate::plan::mark::{
+    CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note, without_retired_note,
+};
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::Step;
 use crate::report::{Event, PassKind};
@@ -22,6 +25,9 @@ use crate::transfer::Pass;
 /// the keys of a call in no particular order, so the order in the call may be lost. They are set with the target's name,
 /// which nothing that runs can be without.
 const WITH_DRIVES: [&str; 2] = ["boot", "bootdisk"];
+
+/// How often a change of the source is tried again that somebody else's came before.
+const ATTEMPTS: usize = 5;
 
 impl Mover {
     /// Carries one step out.
@@ -60,11 +66,11 @@ impl Mover {
                 say(format!(
                     "renaming the source to {name}{CLONING}, onboot off"
                 ));
-                let change = change([
-                    ("name", format!("{name}{CLONING}")),
-                    ("onboot", "0".to_owned()),
-                ]);
-                self.configure_source(job, step, change).await
+                let (name, id) = (format!("{name}{CLONING}"), job.mark.id.as_deref());
+                self.rename_source(job, step, NameMark::Plain, &name, |description| {
+                    with_moving_note(description, &job.target(), id)
+                })
+                .await
             }
             Step::FinalDelta => {
                 say(format!(
@@ -117,7 +123,7 @@ impl Mover {
                 .await
                 .map_err(job.api("joining the pool"))?;
         }
-        Ok(())
+        self.give_way(job).await
     }
 
     async fn final_delta(
@@ -166,13 +172,11 @@ impl Mover {
         let since = jiff::Timestamp::now()
             .strftime("%Y-%m-%d %H:%M UTC")
             .to_string();
-        let note = with_retired_note(&plan.description, &job.target(), &since);
-        let change = change([
-            ("name", format!("{}{MIGRATED}", plan.name)),
-            ("onboot", "0".to_owned()),
-            ("description", note),
-        ]);
-        self.configure_source(job, Step::RetireSource, change).await
+        let (name, id) = (format!("{}{MIGRATED}", plan.name), job.mark.id.as_deref());
+        self.rename_source(job, Step::RetireSource, NameMark::Cloning, &name, |description| {
+            with_retired_note(description, &job.target(), &since, id)
+        })
+        .await
     }
 
     async fn start(&self, job: &GuestMove, account: &mut Account) -> Result<(), MoveError> {
@@ -211,30 +215,59 @@ impl Mover {
         } else {
             set.insert("description".to_owned(), description);
         }
+        // Bound to what was read while the move is still ours: whoever takes it over now keeps its mark.
+        let (source, target) = self.guests(job).await?;
+        self.is_ours(job, source.as_ref(), target.as_ref())?;
+        let digest = target.and_then(|target| target.config.value("digest").map(str::to_owned));
         let change = ConfigChange {
             set,
             delete,
-            digest: None,
+            digest,
         };
-        self.configure_target(job, Step::Tidy, change).await
+        match self.target.configure(&plan.target, &change).await {
+            // The next look tells what was changed meanwhile; this step is taken again if it is still to be taken.
+            Err(error) if is_late(&error) => Ok(()),
+            other => other.map_err(job.api(Step::Tidy)),
+        }
     }
 
-    async fn configure_source(
+    /// Renames the source, with onboot=0 and a note in the same call, if it still has the name it was seen with.
+    ///
+    /// The change is bound to the digest of what was read: of two moves of one guest only one can do this. When somebody
+    /// else came first nothing is done, and the next look tells.
+    async fn rename_source(
         &self,
         job: &GuestMove,
         step: Step,
-        change: ConfigChange,
+        from: NameMark,
+        name: &str,
+        note: impl Fn(&str) -> String,
     ) -> Result<(), MoveError> {
-        self.source
-            .configure(&job.plan.source, &change)
-            .await
-            .map_err(job.api(step))
+        let place = &job.plan.source;
+        let mut attempt = 1;
+        loop {
+            let source = self.source.guest(place).await.map_err(job.api(step))?;
+            if NameMark::split(source.name()).1 != from {
+                return Ok(());
+            }
+            let mut change = change([("name", name.to_owned()), ("onboot", "0".to_owned())]);
+            let description = note(source.description());
+            if description != source.description() {
+                change.set.insert("description".to_owned(), description);
+            }
+            change.digest = source.config.value("digest").map(str::to_owned);
+            match self.source.configure(place, &change).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_late(&error) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(job.api(step)(error)),
+            }
+        }
     }
 
-    async fn configure_target(
+    pub(super) async fn configure_target(
         &self,
         job: &GuestMove,
-        step: Step,
+        step: impl ToString + Send,
         change: ConfigChange,
     ) -> Result<(), MoveError> {
         self.target
@@ -252,7 +285,7 @@ fn boot(job: &GuestMove) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
+pub(super) fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
     ConfigChange {
         set: set
             .into_iter()

@@ -199,6 +199,7 @@ impl Mover {
                 ended = running.join_next() => ended,
                 // Dropping the set ends all streams; the hosts notice and keep what arrived.
                 () = self.interrupt.asked() => return Err(job.interrupted(step)),
+                error = job.lost() => return Err(error),
             };
             match ended {
                 None => break,

@@ -204,6 +204,10 @@ impl<'a> Deciding<'a> {
             Some(began) => began.mark.onboot,
             None => guest.detail.config.value("onboot") == Some("1"),
         };
+        let onboot_set = match began {
+            Some(began) => began.mark.onboot_set,
+            None => guest.detail.config.value("onboot").is_some(),
+        };
         let snapshots = snapshots(guest, &draft.drives);
         draft
             .verdicts
@@ -252,6 +256,7 @@ impl<'a> Deciding<'a> {
             finish: translation.finish,
             description: guest.detail.description().to_owned(),
             onboot,
+            onboot_set,
             pool,
             drives: draft.drives,
             changes: draft.changes,

@@ -4,17 +4,21 @@
 //! them, `translate` makes the target's configuration, `route` chooses engines and routes, `state` and `step` are the
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
+pub mod abort;
 pub mod aftermath;
 pub mod check;
+pub mod claim;
 pub mod decide;
 pub mod facts;
 pub mod mark;
+pub mod order;
 pub mod rights;
 pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod show;
 pub mod state;
+pub mod status;
 pub mod step;
 pub mod translate;
 
@@ -95,6 +99,8 @@ pub struct GuestPlan {
     pub description: String,
     /// The source's `onboot`.
     pub onboot: bool,
+    /// Whether the source's configuration has `onboot` at all.
+    pub onboot_set: bool,
     /// The pool to join.
     pub pool: Option<PoolId>,
     /// All drives, in the order of their keys.

@@ -384,6 +384,10 @@ impl World {
             onboot: true,
             by: "admin@desk".to_owned(),
             since: "2026-01-01T00:00:00Z".to_owned(),
+            onboot_set: true,
+            id: None,
+            order: None,
+            claim: None,
             volumes: volumes
                 .iter()
                 .map(|(key, volid)| (id(key), id(volid)))

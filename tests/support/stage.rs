@@ -224,6 +224,13 @@ impl Running {
         self.wait()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(process) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(process, signal);
+        }
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let status = loop {

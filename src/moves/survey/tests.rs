@@ -426,6 +426,10 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         onboot: false,
         by: String::new(),
         since: String::new(),
+        onboot_set: true,
+        id: None,
+        order: None,
+        claim: None,
         volumes: BTreeMap::new(),
     };
     let target = place("node2", 140);
