@@ -36,7 +36,7 @@ fn claimed_by_bob(stage: &Stage, name: &str, age: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_second_operator_is_told_who_holds_a_move() {
     let specs = (0..4).map(|number| of_kind(0, 600 + number, &format!("vm{number}"))).collect();
-    let stage = crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
+    let stage = Arc::new(crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await);
     let again = |name: &str, option: &'static str| {
         let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd", name];
         words.extend((!option.is_empty()).then_some(option));
@@ -77,7 +77,6 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     moved(&stage, ("apple", 601), "banana", "vm1");
 
     // Whoever is taken over from notices before the next step, and leaves everything as it is.
-    let stage = Arc::new(stage);
     let shared = Arc::clone(&stage);
     stage.simulation.faults().clear();
     stage.simulation.faults().add(Fault {
