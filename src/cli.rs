@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
@@ -25,7 +26,7 @@ use arguments::{
     VerifyArg,
 };
 use site::SimArgs;
-pub use again::{AbortCommand, ResumeCommand, StatusCommand};
+pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 pub use site::SiteArgs;
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.
@@ -44,6 +45,8 @@ pub enum Request {
     Resume(ResumeCommand),
     /// Bring the sources of moves back as they were.
     Abort(AbortCommand),
+    /// Compare the volumes of finished moves again.
+    Verify(VerifyCommand),
     /// Print the configuration with what is derived.
     ConfigShow(Common),
     /// Print a completion script.
@@ -75,6 +78,7 @@ impl Request {
             Request::Status(command) => command.common.debug,
             Request::Resume(command) => command.common.debug,
             Request::Abort(command) => command.common.debug,
+            Request::Verify(command) => command.common.debug,
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
@@ -100,6 +104,8 @@ pub struct MoveCommand {
     pub take_over: bool,
     /// `--fail-fast`: after the first guest that fails, do not begin the others.
     pub fail_fast: bool,
+    /// `--wait-for-locks`: how long guests are waited for that something else has locked.
+    pub wait_for_locks: Duration,
     /// What most commands know.
     pub common: Common,
 }
@@ -157,6 +163,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Status(arguments) => Ok(Request::Status(arguments.command())),
         Verb::Resume(arguments) => arguments.command().map(Request::Resume),
         Verb::Abort(arguments) => arguments.command().map(Request::Abort),
+        Verb::Verify(arguments) => arguments.command().map(Request::Verify),
         Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
     }
 }
@@ -291,6 +298,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         yes: arguments.yes,
         take_over: arguments.several.take_over,
         fail_fast: arguments.several.fail_fast,
+        wait_for_locks: arguments.wait_for_locks,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
@@ -306,6 +314,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         yes: false,
         take_over: false,
         fail_fast: false,
+        wait_for_locks: Duration::ZERO,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }

@@ -74,6 +74,8 @@ fn the_classic_form_and_its_defaults() {
             },
             dry_run: false,
             yes: false,
+            take_over: false,
+            fail_fast: false,
             common: Common {
                 config: None,
                 verify_tls: true,
@@ -199,6 +201,9 @@ fn each_new_option_has_its_effect() {
     assert_eq!(with("--route direct").request.route, Some(Route::Direct));
     assert_eq!(with("--route relay").request.route, Some(Route::Relay));
     assert_eq!(with("--parallel 4").request.parallel, 4);
+    assert_eq!(with("--wait-for-locks 2h").wait_for_locks, Duration::from_secs(7200));
+    assert!(with("--take-over").take_over && !with("--yes").take_over);
+    assert!(with("--fail-fast").fail_fast && !with("--yes").fail_fast);
     assert_eq!(with("--verify full").request.verify, Verify::Full);
     assert_eq!(with("--verify transfer").request.verify, Verify::Transfer);
 }
@@ -216,6 +221,23 @@ fn commands_are_told_from_clusters() {
             command.request.source,
             command.request.guests.join(" ")
         ),
+        Request::Status(command) => format!("status {:?} {}", command.clusters.len(), command.thorough),
+        Request::Resume(command) => format!(
+            "resume {} {} {} {:?}",
+            command.which.source,
+            command.which.target,
+            command.which.guests.join(" "),
+            command.limit
+        ),
+        Request::Abort(command) => format!(
+            "abort {} {} {} {} {:?}",
+            command.which.source,
+            command.which.target,
+            command.which.guests.join(" "),
+            command.start,
+            command.patience
+        ),
+        Request::Verify(command) => format!("verify {}", command.which.guests.join(" ")),
         Request::ConfigShow(common) => format!("config show {:?} {}", common.config, common.json),
         Request::Completions(shell) => format!("completions {shell}"),
         Request::Man => "man".to_owned(),
@@ -227,6 +249,15 @@ fn commands_are_told_from_clusters() {
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");
     assert_eq!(shown("sim --debug"), "sim true");
+    assert_eq!(shown("status"), "status 0 false");
+    assert_eq!(shown("status --thorough apple banana"), "status 2 true");
+    assert_eq!(shown("resume apple banana web1 db1"), "resume apple banana web1 db1 None");
+    assert_eq!(shown("abort apple banana web1"), "abort apple banana web1 true 600s");
+    assert_eq!(
+        shown("abort --skip-start --patience 5s apple banana web1"),
+        "abort apple banana web1 false 5s"
+    );
+    assert!(parse("resume apple banana").is_err() && parse("abort apple banana a a").is_err());
     assert!(shown("sim --scenario s --cluster apple --directory d").starts_with("site SiteArgs {"));
     assert_eq!(
         shown("sim-proof --ledger l /dev/a b.qcow2"),
@@ -467,6 +498,10 @@ fn the_help_of_each_command() {
         "man --help",
         "demo --help",
         "sim --help",
+        "status --help",
+        "resume --help",
+        "abort --help",
+        "verify --help",
     ] {
         let error = parse(line).expect_err("help");
         assert_eq!(error.exit_code(), 0, "{line}");

@@ -1,4 +1,4 @@
-//! Commands for moves that were begun earlier: `status`, `resume`, `abort`.
+//! Commands for moves that were begun earlier: `status`, `resume`, `abort`, `verify`.
 //!
 //! Declarations, and what they become. Read next: `../moves/again.rs`.
 
@@ -86,6 +86,18 @@ pub(super) struct AbortArgs {
     output: OutputArgs,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    guests: Guests,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
 /// What to do about others: other operators, and the other VMs of a command.
 #[derive(Debug, Args)]
 pub(super) struct Several {
@@ -125,6 +137,15 @@ pub struct ResumeCommand {
     pub take_over: bool,
     /// `--fail-fast`.
     pub fail_fast: bool,
+    /// What most commands know.
+    pub common: Common,
+}
+
+/// `proxmove verify`.
+#[derive(Clone, Debug)]
+pub struct VerifyCommand {
+    /// Which moves.
+    pub which: Which,
     /// What most commands know.
     pub common: Common,
 }
@@ -175,6 +196,15 @@ impl ResumeArgs {
             yes: self.yes,
             take_over: self.several.take_over,
             fail_fast: self.several.fail_fast,
+            common: settle(self.connection, Some(self.ssh), &self.output),
+        })
+    }
+}
+
+impl VerifyArgs {
+    pub(super) fn command(self) -> Result<VerifyCommand, clap::Error> {
+        Ok(VerifyCommand {
+            which: which(self.guests)?,
             common: settle(self.connection, Some(self.ssh), &self.output),
         })
     }

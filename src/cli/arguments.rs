@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs};
+use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs, VerifyArgs};
 use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -141,6 +141,15 @@ pub(super) enum Verb {
         after_help = "See 'proxmove --help' for the configuration and the exit codes."
     )]
     Abort(AbortArgs),
+    /// Compare the volumes of a finished move again, while both VMs are stopped
+    ///
+    /// Each storage machine reads its own volume, and only digests travel. A VM that has run on the destination differs from
+    /// its source by right.
+    #[command(
+        override_usage = "proxmove verify [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "Exit codes: 0 all are equal, 3 the configuration cannot be used, 4 something was not compared, 5 something differs."
+    )]
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,6 +197,9 @@ pub(super) struct MoveArgs {
     pub(super) yes: bool,
     #[command(flatten)]
     pub(super) several: Several,
+    /// Wait so long for VMs that are locked, by a backup for example, instead of refusing them at once
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s", hide_default_value = true)]
+    pub(super) wait_for_locks: Duration,
 
     /// VMID on the destination; the next free one otherwise
     #[arg(long, value_name = "VMID", help_heading = "Mapping")]

@@ -1,17 +1,21 @@
-//! `proxmove status`, `proxmove resume` and `proxmove abort`: moves that were begun earlier.
+//! `proxmove status`, `resume`, `abort` and `verify`: moves that were begun earlier.
 //!
 //! Read next: `moves/again.rs`, `moves/status.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Plain, Process, Wiring, cluster, load, print};
-use crate::cli::{AbortCommand, ResumeCommand, StatusCommand};
+use super::{Plain, Process, Wiring, cluster, derived, hosts, load, print};
+use crate::cli::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use crate::cluster::Api;
 use crate::cluster::http::HttpApi;
 use crate::error::{ExitCode, Failure};
 use crate::moves::abort::Return;
 use crate::moves::status;
+use crate::moves::survey::Sections;
+use crate::moves::verify::{self, Verifier};
 use crate::plan::status::text;
+use crate::transfer::image::ImageEngine;
 
 /// Shows every move that is not finished.
 pub(super) async fn status(process: &Process, command: &StatusCommand) -> Result<ExitCode, Failure> {
@@ -46,6 +50,7 @@ pub(super) async fn resume(process: &Process, command: &ResumeCommand) -> Result
             yes: command.yes,
             take_over: command.take_over,
             fail_fast: command.fail_fast,
+            wait_for_locks: Duration::ZERO,
             common: &command.common,
         },
         load(&command.common, process)?,
@@ -69,6 +74,7 @@ pub(super) async fn abort(process: &Process, command: &AbortCommand) -> Result<E
             yes: false,
             take_over: command.take_over,
             fail_fast: command.fail_fast,
+            wait_for_locks: Duration::ZERO,
             common: &command.common,
         },
         load(&command.common, process)?,
@@ -79,4 +85,35 @@ pub(super) async fn abort(process: &Process, command: &AbortCommand) -> Result<E
         patience: command.patience,
     };
     Ok(wiring.batch().abort(&command.which, wanted).await)
+}
+
+/// Compares the volumes of finished moves again.
+pub(super) async fn verify(process: &Process, command: &VerifyCommand) -> Result<ExitCode, Failure> {
+    let config = load(&command.common, process)?;
+    let api = |alias| -> Result<Arc<dyn Api>, Failure> {
+        let cluster = cluster(&config, alias)?.clone();
+        Ok(Arc::new(HttpApi::connect(cluster, command.common.verify_tls)))
+    };
+    let verifier = Verifier {
+        source: api(&command.which.source)?,
+        target: api(&command.which.target)?,
+        engine: ImageEngine::new(&process.executable),
+        hosts: hosts(process, &command.common),
+        sections: Sections {
+            config: &config,
+            derive: &derived,
+        },
+    };
+    let findings = verifier.verify(&command.which).await;
+    if command.common.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&findings).unwrap_or_default()))?;
+    } else {
+        print(&verify::text(&findings))?;
+    }
+    let exits = findings.iter().map(|found| match found.equal {
+        Some(true) => ExitCode::Done,
+        Some(false) => ExitCode::Failed,
+        None => ExitCode::Refused,
+    });
+    Ok(ExitCode::worst(exits))
 }

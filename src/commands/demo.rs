@@ -53,6 +53,7 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
         yes: true,
         take_over: false,
         fail_fast: false,
+        wait_for_locks: std::time::Duration::ZERO,
         common,
     };
     let mover = Wiring::new(&process, &command, config, Some(interrupt))?;

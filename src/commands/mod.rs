@@ -12,6 +12,7 @@ mod site;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::{self, Common, MoveCommand, Request};
 use crate::cluster::http::HttpApi;
@@ -54,6 +55,7 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Status(command) => again::status(process, &command).await,
         Request::Resume(command) => again::resume(process, &command).await,
         Request::Abort(command) => again::abort(process, &command).await,
+        Request::Verify(command) => again::verify(process, &command).await,
         Request::Check(command) => check::run(process, &command).await,
         Request::ConfigShow(common) => show::run(process, &common).await,
         Request::Completions(shell) => written(cli::completions(shell, &mut io::stdout())),
@@ -150,6 +152,7 @@ struct Wiring {
     hosts: Arc<Hosts>,
     mover: Mover,
     fail_fast: bool,
+    wait_for_locks: Duration,
 }
 
 /// What every command that acts on moves says.
@@ -159,6 +162,7 @@ struct Plain<'a> {
     yes: bool,
     take_over: bool,
     fail_fast: bool,
+    wait_for_locks: Duration,
     common: &'a Common,
 }
 
@@ -175,6 +179,7 @@ impl Wiring {
             yes: command.yes,
             take_over: command.take_over,
             fail_fast: command.fail_fast,
+            wait_for_locks: command.wait_for_locks,
             common: &command.common,
         };
         Wiring::plain(process, &plain, config, interrupt)
@@ -219,6 +224,7 @@ impl Wiring {
             },
             config,
             fail_fast: command.fail_fast,
+            wait_for_locks: command.wait_for_locks,
         })
     }
 
@@ -229,6 +235,7 @@ impl Wiring {
             config: &self.config,
             derive: &derived,
             fail_fast: self.fail_fast,
+            wait_for_locks: self.wait_for_locks,
         }
     }
 

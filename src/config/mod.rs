@@ -71,8 +71,10 @@ pub struct ClusterConfig {
     pub port: u16,
     /// How to log in.
     pub credentials: Credentials,
-    /// SHA-256 of the server's certificate, 32 bytes; pins exactly this one.
-    pub fingerprint: Option<[u8; 32]>,
+    /// Other nodes that serve the same API, for when the first does not answer.
+    pub also: Vec<(String, u16)>,
+    /// SHA-256 of the servers' certificates, 32 bytes each; pins exactly these. Empty for none.
+    pub fingerprints: Vec<[u8; 32]>,
     /// Path of a PEM file with the CA to trust.
     pub ca: Option<String>,
 }

@@ -11,7 +11,14 @@ use super::{ClusterConfig, Config, Credentials, Origin, Problem, StorageConfig};
 use crate::pve::id::{ClusterAlias, InvalidId, NodeName, StorageId};
 
 const KINDS: [&str; 2] = ["pve", "storage"];
-const CLUSTER_KEYS: [&str; 5] = ["api", "token", "password_command", "fingerprint", "ca"];
+const CLUSTER_KEYS: [&str; 6] = [
+    "api",
+    "also",
+    "token",
+    "password_command",
+    "fingerprint",
+    "ca",
+];
 const STORAGE_KEYS: [&str; 4] = ["ssh", "path", "temp", "peer"];
 
 /// Reads the text of a proxmoverc; `file` is its name in messages.
@@ -205,7 +212,8 @@ impl<'a> Fields<'a> {
             }),
             text => Ok(text.to_owned()),
         });
-        let fingerprint = self.optional("fingerprint", value::fingerprint);
+        let also = self.optional("also", value::hosts);
+        let fingerprints = self.optional("fingerprint", value::fingerprints);
         let ca = self.optional("ca", |text| {
             value::directory(text, "the absolute path of a PEM file")
         });
@@ -225,7 +233,8 @@ impl<'a> Fields<'a> {
             host: api.host,
             port: api.port,
             credentials: credentials?,
-            fingerprint,
+            also: also.unwrap_or_default(),
+            fingerprints: fingerprints.unwrap_or_default(),
             ca,
         })
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
@@ -35,7 +36,12 @@ pub struct Batch<'a> {
     pub derive: &'a Derive<'a>,
     /// `--fail-fast`: after the first guest that does not end well, the others are not begun.
     pub fail_fast: bool,
+    /// `--wait-for-locks`: how long guests are waited for that something else has locked.
+    pub wait_for_locks: Duration,
 }
+
+/// Between two looks at a guest that is locked.
+const LOCK_PAUSE: Duration = Duration::from_secs(5);
 
 impl Batch<'_> {
     /// Observes and decides; changes nothing.
@@ -159,7 +165,7 @@ impl Batch<'_> {
         if request.wait_before_stop && !self.mover.operator.is_there() {
             return Err(nobody_to_ask());
         }
-        let (decision, existing) = self.decide(request).await?;
+        let (decision, existing) = self.decide_when_unlocked(request).await?;
         if decision.refused() {
             return Err(refusal(&decision));
         }
@@ -185,6 +191,35 @@ impl Batch<'_> {
             ends.push(self.guest(plan, began, request).await);
         }
         Ok(ends)
+    }
+
+    /// Decides, and again as long as nothing but locks is in the way and the operator wants to wait for those.
+    async fn decide_when_unlocked(
+        &self,
+        request: &MoveRequest,
+    ) -> Result<(Decision, ExistingMoves), Failure> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let decided = self.decide(request).await?;
+            let locked: Vec<String> = locked(&decided.0);
+            let over = began.elapsed() >= self.wait_for_locks || self.mover.interrupt.is_asked();
+            if locked.is_empty() || over {
+                return Ok(decided);
+            }
+            if !std::mem::replace(&mut told, true) {
+                let text = format!(
+                    "waiting for up to {}: {}",
+                    humantime::format_duration(self.wait_for_locks),
+                    locked.join(", ")
+                );
+                self.mover.reporter.tell(&Event::Notice { guest: None, text });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOCK_PAUSE) => {}
+                () = self.mover.interrupt.asked() => {}
+            }
+        }
     }
 
     async fn guest(
@@ -326,6 +361,23 @@ impl End {
             next: String::new(),
         }
     }
+}
+
+/// Returns the locks that are in the way, if nothing else is.
+fn locked(decision: &Decision) -> Vec<String> {
+    let mut locked = Vec::new();
+    for verdict in decision.all_verdicts() {
+        match (verdict.severity, verdict.code) {
+            (Severity::Warn, _) => {}
+            (Severity::Refuse, "guest-locked") => locked.push(format!(
+                "{}: {}",
+                verdict.guest.as_deref().unwrap_or_default(),
+                verdict.reason
+            )),
+            (Severity::Refuse, _) => return Vec::new(),
+        }
+    }
+    locked
 }
 
 /// Takes those target volumes for ours that the mark of an interrupted move names, should our own files be lost.

@@ -18,6 +18,7 @@ mod precopy;
 pub mod resume;
 pub mod status;
 pub mod survey;
+pub mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -41,7 +41,8 @@ pub struct Sections<'a> {
 }
 
 impl Sections<'_> {
-    fn find(
+    /// Returns the section of a storage on a node, or why there is none.
+    pub(super) fn find(
         &self,
         cluster: &ClusterAlias,
         node: &Node,

@@ -8,7 +8,7 @@
 mod names;
 #[cfg(test)]
 mod tests;
-mod volume;
+pub(crate) mod volume;
 mod zvol;
 
 use std::collections::{BTreeMap, BTreeSet};

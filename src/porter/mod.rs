@@ -7,6 +7,7 @@
 //!  proxmove porter catch ...     runs a command, feeds it what was sent              (target host)
 //!  proxmove porter observe ...   what is there of a target                           (target host)
 //!  proxmove porter state ...     size and times of a source                          (source host)
+//!  proxmove porter scan ...      the digests of a volume                             (both)
 //!  proxmove porter discard ...   removes a target volume that is ours                (target host)
 //!  proxmove porter tidy ...      removes our own files of a pair                     (both)
 //! ```
@@ -39,6 +40,7 @@ mod prove;
 mod qcow2;
 mod question;
 mod receive;
+mod scan;
 mod seal;
 mod send;
 mod target;
@@ -56,7 +58,9 @@ pub(crate) use chunk::hex;
 pub(crate) use direct::{LONGEST_MESSAGE, SETUP, message};
 pub(crate) use error::Report;
 pub(crate) use pace::Bucket;
+pub(crate) use chunk::CHUNK;
 pub(crate) use places::Target;
+pub(crate) use scan::SPAN;
 pub(crate) use seal::SourceState;
 pub(crate) use tell::{Counts, Line};
 
@@ -130,6 +134,15 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
             let target = places::observe(&options.path()?, &options.places()?, options.device()?)?;
             print(&serde_json::to_vec(&target).unwrap_or_default())
         }
+        "scan" => match options.number("span")? {
+            None => scan::scan(&options.path()?, options.is_image()?, std::io::stdout()),
+            Some(span) => scan::chunks(
+                &options.path()?,
+                options.is_image()?,
+                span,
+                std::io::BufWriter::new(std::io::stdout()),
+            ),
+        },
         "discard" => places::discard(&options.path()?, &options.places()?),
         "tidy" => places::tidy(&options.places()?),
         other => Err(PorterError::Usage(format!("no porter command '{other}'"))),

@@ -9,6 +9,7 @@
 
 mod command;
 mod embedded;
+pub mod faults;
 mod gate;
 mod openssh;
 #[cfg(test)]
@@ -170,6 +171,14 @@ impl SimHost {
         match &self.running {
             Running::Embedded(server) => server.received(),
             Running::OpenSsh(_) => BTreeMap::new(),
+        }
+    }
+
+    /// Returns the rules and the record of commands; only the server of this process has them.
+    pub fn commands(&self) -> Option<&faults::CommandFaults> {
+        match &self.running {
+            Running::Embedded(server) => Some(&server.faults),
+            Running::OpenSsh(_) => None,
         }
     }
 

@@ -7,7 +7,7 @@
 //! foreign. Read next: `device.rs` (zvols), `carry.rs`, `upload.rs`, then `porter/mod.rs`; `stock.rs` for hosts where no
 //! porter can run.
 
-mod arguments;
+pub(super) mod arguments;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -68,6 +68,18 @@ impl ImageEngine {
         self.porters.clone()
     }
 
+    /// Runs a porter command that only reads, for as long as it says something.
+    pub(super) async fn porter_reads(
+        &self,
+        pair: &Pair,
+        side: Side,
+        operation: &'static str,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, TransferError> {
+        self.porter_for(pair, side, operation, arguments, super::carry::PATIENCE)
+            .await
+    }
+
     /// Runs a short porter command and returns what it printed. Puts a porter that was removed back, once.
     async fn porter(
         &self,
@@ -76,6 +88,18 @@ impl ImageEngine {
         operation: &'static str,
         arguments: &[&str],
     ) -> Result<Vec<u8>, TransferError> {
+        self.porter_for(pair, side, operation, arguments, upload::PATIENCE)
+            .await
+    }
+
+    async fn porter_for(
+        &self,
+        pair: &Pair,
+        side: Side,
+        operation: &'static str,
+        arguments: &[&str],
+        patience: std::time::Duration,
+    ) -> Result<Vec<u8>, TransferError> {
         let end = end_of(pair, side);
         let mut again = true;
         loop {
@@ -83,7 +107,7 @@ impl ImageEngine {
             let command = Command::new(path).arg("porter").args(arguments);
             let output = end
                 .shell
-                .run(&command, &[], upload::PATIENCE)
+                .run(&command, &[], patience)
                 .await
                 .map_err(|source| host(operation, pair, source))?;
             match output.exit {

@@ -5,6 +5,7 @@
 //! (snapshots), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
+pub mod compare;
 mod device;
 pub mod engines;
 pub mod image;

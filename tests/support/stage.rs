@@ -224,6 +224,11 @@ impl Running {
         self.wait()
     }
 
+    /// Returns the number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
         if let Some(process) = rustix::process::Pid::from_raw(self.child.id() as i32) {

@@ -33,21 +33,18 @@ fn quick() -> Pace {
 }
 
 fn client(server: &Server, credentials: Credentials, trust: Trust) -> HttpApi {
-    let (fingerprint, verify) = match trust {
-        Trust::Fingerprint(fingerprint) => (Some(fingerprint), true),
-        Trust::Roots { .. } => (None, true),
-        Trust::Anybody => (None, false),
-    };
-    let ca = match trust {
-        Trust::Roots { ca } => ca,
-        Trust::Fingerprint(_) | Trust::Anybody => None,
+    let (fingerprints, ca, verify) = match trust {
+        Trust::Fingerprint(fingerprints) => (fingerprints, None, true),
+        Trust::Roots { ca } => (Vec::new(), ca, true),
+        Trust::Anybody => (Vec::new(), None, false),
     };
     let config = ClusterConfig {
         alias: "apple".parse().expect("alias"),
         host: "127.0.0.1".to_owned(),
         port: server.port,
         credentials,
-        fingerprint,
+        also: Vec::new(),
+        fingerprints,
         ca,
     };
     let mut api = HttpApi::connect(config, verify);
@@ -71,7 +68,7 @@ fn token() -> Credentials {
 
 /// A client with a token and the right pin: what most tests want.
 fn simple(server: &Server) -> HttpApi {
-    client(server, token(), Trust::Fingerprint(server.fingerprint))
+    client(server, token(), Trust::Fingerprint(vec![server.fingerprint]))
 }
 
 const LOGIN: &str =
@@ -88,7 +85,7 @@ async fn a_ticket_goes_into_the_cookie_and_the_token_into_writes_only() {
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
     assert_eq!(api.release().await.expect("release").to_string(), "8.4");
     assert_eq!(api.user().await.expect("user"), "mover@pve");
     let change = ConfigChange {
@@ -140,7 +137,7 @@ async fn a_refused_ticket_is_replaced_once_and_harmless_requests_are_repeated() 
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
     api.release().await.expect("repeated after the login");
     assert_eq!(
         server.lines(),
@@ -171,7 +168,7 @@ async fn an_old_ticket_is_renewed_with_itself_and_an_expired_one_with_the_passwo
         _ => ok(VERSION),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
     api.release().await.expect("release");
     api.age_ticket(Duration::from_secs(65 * 60)).await;
     api.release().await.expect("release");
@@ -272,7 +269,7 @@ async fn certificates_are_judged_by_pin_authority_or_not_at_all() {
         reason
     };
     let seen = tls::shown(&server.fingerprint);
-    let reason = refused(client(&server, token(), Trust::Fingerprint([7; 32]))).await;
+    let reason = refused(client(&server, token(), Trust::Fingerprint(vec![[7; 32]]))).await;
     assert!(
         reason.contains(&seen) && reason.contains("07:07"),
         "{reason}"
@@ -788,4 +785,42 @@ async fn a_start_that_never_arrived_is_an_error_of_unknown_fate() {
         .filter(|line| line.starts_with("POST"))
         .count();
     assert_eq!(posts, 1, "a start is not sent twice");
+}
+
+/// Of several nodes that serve the same API one that lives is asked: from the first request on, and when one dies.
+#[tokio::test]
+async fn when_a_node_does_not_answer_the_next_one_is_asked() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = dead.local_addr().expect("its address").port();
+    drop(dead);
+    let one = Server::start(|_, _| ok(VERSION)).await;
+    let two = Server::start(|request, _| match request.line() {
+        "GET /api2/json/version" => ok(VERSION),
+        "PUT /api2/json/nodes/n1/qemu/100/config" => ok("null"),
+        other => panic!("{other}"),
+    })
+    .await;
+    let mut api = client(&one, token(), Trust::Fingerprint(vec![one.fingerprint, two.fingerprint]));
+    api.config.port = port;
+    api.config.also = vec![
+        ("127.0.0.1".to_owned(), one.port),
+        ("127.0.0.1".to_owned(), two.port),
+    ];
+    let mut api = HttpApi::connect(api.config, true);
+    api.pace = quick();
+    api.release().await.expect("the second one answers");
+    assert_eq!((one.seen().len(), two.seen().len()), (1, 0));
+    // Whoever answered is asked again, until it dies; a write that reached nobody goes on as well.
+    drop(one);
+    let change = ConfigChange {
+        set: [("onboot".to_owned(), "0".to_owned())].into(),
+        ..ConfigChange::default()
+    };
+    let changed = api.configure(&place(100), &change).await;
+    changed.expect("the third one answers");
+    drop(two);
+    let error = api.clock_skew_seconds().await;
+    assert!(error.is_ok(), "known from the newest answer");
+    let error = api.nodes().await.expect_err("nobody is left");
+    assert!(matches!(error, ApiError::Unreachable { .. }), "{error:?}");
 }

@@ -202,7 +202,7 @@ fn format_of(volid: &Volid, place: Place) -> Option<Format> {
 }
 
 /// Returns a volume's path on its storage's host: a file, or the device of a zvol.
-fn path_of(section: &StorageConfig, volid: &Volid) -> String {
+pub(crate) fn path_of(section: &StorageConfig, volid: &Volid) -> String {
     match &section.path {
         StoragePath::Directory(directory) => {
             format!("{}/{}", directory.trim_end_matches('/'), volid.volname)

@@ -153,6 +153,8 @@ pub(super) struct Exec {
     pub(super) groups: Arc<Groups>,
     /// Ends, by a value or by losing its sender, when the channel closes or the connection breaks.
     pub(super) closed: oneshot::Receiver<()>,
+    /// Whether the client is told how it ended.
+    pub(super) answers: bool,
 }
 
 impl Exec {
@@ -188,7 +190,9 @@ impl Exec {
         if let Some(Ok(status)) = ended {
             // First of all, as the number may be used anew from here on.
             self.groups.forget(self.leader);
-            report_exit(&self.handle, id, status).await;
+            if self.answers {
+                report_exit(&self.handle, id, status).await;
+            }
         } else {
             if timeout(GRACE, self.child.wait()).await.is_err() {
                 self.groups.signal(self.leader, Signal::KILL);

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use super::faults::{CommandFault, CommandFaults};
 use super::command::{Exec, Groups, Program, spawn};
 use super::gate::{Gate, GatedStream};
 use super::{ANY_PORT, HostError, HostSettings};
@@ -49,6 +50,7 @@ pub(super) struct Embedded {
     stop: watch::Sender<bool>,
     groups: Arc<Groups>,
     received: Arc<Received>,
+    pub(super) faults: Arc<CommandFaults>,
     /// Closed when the last task of the server has ended.
     ended: mpsc::Receiver<()>,
 }
@@ -65,6 +67,7 @@ struct Shared {
     authorized: Vec<PublicKey>,
     groups: Arc<Groups>,
     received: Arc<Received>,
+    faults: Arc<CommandFaults>,
 }
 
 impl Embedded {
@@ -91,6 +94,7 @@ impl Embedded {
         let address = listener.local_addr().map_err(listen)?;
         let groups = Arc::new(Groups::default());
         let received = Arc::new(Received::default());
+        let faults = Arc::new(CommandFaults::default());
         let shared = Arc::new(Shared {
             name: settings.name.clone(),
             user: user.to_owned(),
@@ -98,6 +102,7 @@ impl Embedded {
             authorized,
             groups: Arc::clone(&groups),
             received: Arc::clone(&received),
+            faults: Arc::clone(&faults),
         });
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
@@ -109,6 +114,7 @@ impl Embedded {
             stop,
             groups,
             received,
+            faults,
             ended,
         })
     }
@@ -270,15 +276,22 @@ impl Connection {
     fn start(
         &mut self,
         id: ChannelId,
-        program: Program,
+        mut program: Program,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(channel) = self.waiting.remove(&id) else {
             return session.channel_failure(id);
         };
+        let mut fault = None;
         if let Program::Shell(line) = &program {
             let line = String::from_utf8_lossy(line).into_owned();
+            fault = self.shared.faults.hit(&line);
             self.lines.insert(id, line);
+        }
+        match &fault {
+            Some(CommandFault::Error) => program = Program::Shell(b"echo broken >&2; exit 1".to_vec()),
+            Some(CommandFault::Hang) => program = Program::Shell(b"exec sleep 3600".to_vec()),
+            Some(CommandFault::LostAnswer | CommandFault::Started(_)) | None => {}
         }
         let started = spawn(program, &self.shared.home, &self.shared.user).and_then(|child| {
             match child.id() {
@@ -308,7 +321,11 @@ impl Connection {
             gate: Arc::clone(&self.gate),
             groups: Arc::clone(&self.shared.groups),
             closed,
+            answers: !matches!(fault, Some(CommandFault::LostAnswer)),
         };
+        if let Some(CommandFault::Started(callback)) = fault {
+            callback();
+        }
         let alive = self.alive.clone();
         tokio::spawn(async move {
             exec.run().await;
