@@ -21,12 +21,12 @@ use clap_complete::Shell;
 use crate::plan::MoveRequest;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
+pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use arguments::{
     Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
     VerifyArg,
 };
 use site::SimArgs;
-pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 pub use site::SiteArgs;
 
 /// The ciphers to prefer unless `--ssh-ciphers` says otherwise: the fastest where the processor knows AES.

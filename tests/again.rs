@@ -11,6 +11,8 @@ mod claims;
 mod finished;
 #[path = "support/stage.rs"]
 mod stage;
+#[path = "again/unreachable.rs"]
+mod unreachable;
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,8 @@ use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
 use stage::{
-    Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, processes, proved, run, runs,
+    Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, processes,
+    proved, run, runs,
 };
 
 /// Where a move is made to stop, and what then is to be seen.
@@ -126,7 +129,11 @@ fn stop_at(stage: &Stage, stop: &Stop, name: &str) -> Ended {
         };
         faults.add(Fault {
             cluster: Some("apple".to_owned()),
-            ..Fault::first("PUT", CONFIG, FaultKind::After(std::sync::Arc::new(unreachable)))
+            ..Fault::first(
+                "PUT",
+                CONFIG,
+                FaultKind::After(std::sync::Arc::new(unreachable)),
+            )
         });
     }
     let mut words = vec!["--json", "--yes"];
@@ -147,7 +154,10 @@ fn status_of(stage: &Stage, name: &str) -> Value {
     let ended = run(stage, &["status", "--json"]).expect(0);
     let status: Value = serde_json::from_str(&ended.stdout).unwrap();
     let moves = status["moves"].as_array().unwrap();
-    let found: Vec<_> = moves.iter().filter(|found| found["guest"] == name).collect();
+    let found: Vec<_> = moves
+        .iter()
+        .filter(|found| found["guest"] == name)
+        .collect();
     assert_eq!(found.len(), 1, "{name}: {status:#}");
     found[0].clone()
 }
@@ -168,10 +178,17 @@ fn of_kind(kind: usize, vmid: u32, name: &str) -> GuestSpec {
 }
 
 fn target_files(stage: &Stage) -> Vec<std::path::PathBuf> {
-    let images = stage.simulation.directory.join("banana/node2/local-ssd/images");
+    let images = stage
+        .simulation
+        .directory
+        .join("banana/node2/local-ssd/images");
     let mut found = Vec::new();
     for directory in std::fs::read_dir(images).into_iter().flatten().flatten() {
-        for file in std::fs::read_dir(directory.path()).into_iter().flatten().flatten() {
+        for file in std::fs::read_dir(directory.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             found.push(file.path());
         }
     }
@@ -211,13 +228,22 @@ async fn an_abort_from_every_rung_brings_the_source_back_field_by_field() {
             ended.expect(4);
             assert!(runs(&stage, "banana", stage.vmid("banana", &name).unwrap()));
             assert_eq!(target_files(&stage), files);
-            run(&stage, &["resume", "--json", "--yes", "apple", "banana", &name]).expect(0);
+            run(
+                &stage,
+                &["resume", "--json", "--yes", "apple", "banana", &name],
+            )
+            .expect(0);
             moved(&stage, ("apple", vmid), "banana", &name);
             continue;
         }
         let ended = ended.expect(0);
         assert_eq!(ended.told("move-aborted").len(), 1, "{}", ended.stdout);
-        assert_eq!(config(&stage, "apple", vmid), before, "{} {kind}", stop.rung);
+        assert_eq!(
+            config(&stage, "apple", vmid),
+            before,
+            "{} {kind}",
+            stop.rung
+        );
         assert_eq!(runs(&stage, "apple", vmid), ran, "{} {kind}", stop.rung);
         let left: Vec<_> = names(&stage, "banana")
             .into_iter()
@@ -232,7 +258,19 @@ async fn an_abort_from_every_rung_brings_the_source_back_field_by_field() {
         // Given up for good: a second abort finds nothing to do, and the guest can be moved anew.
         run(&stage, &["abort", "--json", "apple", "banana", &name]).expect(0);
         if kind == 0 {
-            run(&stage, &["--json", "--yes", "apple", "banana", "node2", "local-ssd", &name]).expect(0);
+            run(
+                &stage,
+                &[
+                    "--json",
+                    "--yes",
+                    "apple",
+                    "banana",
+                    "node2",
+                    "local-ssd",
+                    &name,
+                ],
+            )
+            .expect(0);
             let target = moved(&stage, ("apple", vmid), "banana", &name);
             proved(&stage, ("apple", vmid), ("banana", target));
         }
@@ -266,15 +304,29 @@ async fn status_names_the_command_that_finishes_a_move_from_every_rung() {
         assert_eq!(found["certain"], certain.contains(&stop.rung), "{found:#}");
         assert_eq!(found["left"], stop.left, "{found:#}");
         let words = found["held"]["text"].as_str().unwrap_or_default();
-        assert!(words.ends_with(held) && words.is_empty() == held.is_empty(), "{found:#}");
+        assert!(
+            words.ends_with(held) && words.is_empty() == held.is_empty(),
+            "{found:#}"
+        );
         assert!(found["by"].as_str().unwrap().contains('@'), "{found:#}");
-        let place = (&found["source_cluster"], &found["source_vmid"], &found["target_cluster"]);
+        let place = (
+            &found["source_cluster"],
+            &found["source_vmid"],
+            &found["target_cluster"],
+        );
         assert_eq!(place, (&"apple".into(), &vmid.into(), &"banana".into()));
         let there = found["volumes"][0]["there"].as_bool().unwrap();
         assert_eq!(there, stop.rung != "placed", "{found:#}");
-        assert_eq!(found["abort"].is_null(), stop.rung == "started", "{found:#}");
+        assert_eq!(
+            found["abort"].is_null(),
+            stop.rung == "started",
+            "{found:#}"
+        );
         let text = run(&stage, &["status", "banana"]).expect(0).stdout;
-        assert!(text.contains(&format!("{name}: apple/{vmid} -> banana/")), "{text}");
+        assert!(
+            text.contains(&format!("{name}: apple/{vmid} -> banana/")),
+            "{text}"
+        );
         let command = found["resume"].as_str().unwrap();
         assert_eq!(command, format!("proxmove resume apple banana {name}"));
         let mut words: Vec<&str> = command.split(' ').skip(1).collect();
@@ -285,14 +337,25 @@ async fn status_names_the_command_that_finishes_a_move_from_every_rung() {
         } else {
             // What was asked for is kept, also the limit that stopped it; the command line can say otherwise.
             ended.expect(5);
-            run(&stage, &["--yes", "apple", "banana", "node2", "local-ssd", &name]).expect(0);
+            run(
+                &stage,
+                &["--yes", "apple", "banana", "node2", "local-ssd", &name],
+            )
+            .expect(0);
         }
         let target = moved(&stage, ("apple", vmid), "banana", &name);
         proved(&stage, ("apple", vmid), ("banana", target));
     }
-    assert_eq!(run(&stage, &["status"]).expect(0).stdout, "no move is in progress\n");
+    assert_eq!(
+        run(&stage, &["status"]).expect(0).stdout,
+        "no move is in progress\n"
+    );
     let done = run(&stage, &["resume", "--json", "apple", "banana", "vm0"]).expect(4);
-    assert!(done.stdout.contains("no move of it to banana is under way"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("no move of it to banana is under way"),
+        "{}",
+        done.stdout
+    );
     let done = run(&stage, &["abort", "--json", "apple", "banana", "vm0"]).expect(4);
     assert!(done.stdout.contains("vm0--MIGRATED"), "{}", done.stdout);
     nothing_left(&stage);
@@ -311,12 +374,27 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
         ..Fault::first("PUT", CONFIG, FaultKind::Error(500, "boom".to_owned()))
     };
     faults.add(boom());
-    let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "vm0", "vm1", "vm2"];
+    let words = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm0",
+        "vm1",
+        "vm2",
+    ];
     let ended = run(&stage, &words).expect(6);
     let done = ended.told("batch-done");
     let ends = |done: &Value| -> Vec<(String, u64)> {
         let guests = done["guests"].as_array().unwrap();
-        let end = |end: &Value| (end["guest"].as_str().unwrap().to_owned(), end["exit_code"].as_u64().unwrap());
+        let end = |end: &Value| {
+            (
+                end["guest"].as_str().unwrap().to_owned(),
+                end["exit_code"].as_u64().unwrap(),
+            )
+        };
         guests.iter().map(end).collect()
     };
     let expect = |codes: [u64; 3], first: usize| -> Vec<(String, u64)> {
@@ -329,14 +407,33 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
     moved(&stage, ("apple", 601), "banana", "vm1");
     faults.clear();
     faults.add(boom());
-    let words = ["--json", "--yes", "--fail-fast", "apple", "banana", "node2", "local-ssd", "vm3", "vm4", "vm5"];
+    let words = [
+        "--json",
+        "--yes",
+        "--fail-fast",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm3",
+        "vm4",
+        "vm5",
+    ];
     let ended = run(&stage, &words).expect(6);
     assert_eq!(ends(&ended.told("batch-done")[0]), expect([6, 130, 130], 3));
     assert!(runs(&stage, "apple", 604) && runs(&stage, "apple", 605));
     faults.clear();
     // Both at once by their notes, in words for people.
-    let ended = run(&stage, &["resume", "--yes", "apple", "banana", "vm0", "vm3"]).expect(0);
-    assert!(ended.stderr.contains("2 guests: 2 done, 0 not"), "{}", ended.stderr);
+    let ended = run(
+        &stage,
+        &["resume", "--yes", "apple", "banana", "vm0", "vm3"],
+    )
+    .expect(0);
+    assert!(
+        ended.stderr.contains("2 guests: 2 done, 0 not"),
+        "{}",
+        ended.stderr
+    );
     moved(&stage, ("apple", 600), "banana", "vm0");
     moved(&stage, ("apple", 603), "banana", "vm3");
     nothing_left(&stage);
@@ -345,26 +442,64 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_closed_terminal_and_sigterm_stop_where_the_move_can_be_resumed() {
     let specs = (0..3)
-        .map(|number| guest(600 + number, &format!("vm{number}"), vec![disk("scsi0", "raw", 64 * MIB)], 16 * 1024))
+        .map(|number| {
+            guest(
+                600 + number,
+                &format!("vm{number}"),
+                vec![disk("scsi0", "raw", 64 * MIB)],
+                16 * 1024,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.9).await;
     use rustix::process::Signal;
-    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
+    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP]
+        .into_iter()
+        .enumerate()
+    {
         let (vmid, name) = (600 + number as u32, format!("vm{number}"));
-        let words = ["--json", "--yes", "--bwlimit", "40", "apple", "banana", "node2", "local-ssd", &name];
+        let words = [
+            "--json",
+            "--yes",
+            "--bwlimit",
+            "40",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            &name,
+        ];
         let running = launch(&stage, &words, &[]);
-        while !processes(&stage).iter().any(|(_, line)| line.contains("porter send")) {
+        while !processes(&stage)
+            .iter()
+            .any(|(_, line)| line.contains("porter send"))
+        {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         running.signal(signal);
         let ended = running.wait().expect(130);
         let failed = ended.told("move-failed");
         let state = failed[0]["state"].as_str().unwrap();
-        assert!(state.contains(&format!("{name} is RUNNING on apple as before")), "{state}");
+        assert!(
+            state.contains(&format!("{name} is RUNNING on apple as before")),
+            "{state}"
+        );
         assert!(runs(&stage, "apple", vmid));
         // Nobody holds it any more, and the limit asked for is in its notes.
         assert!(status_of(&stage, &name)["held"].is_null());
-        run(&stage, &["resume", "--yes", "--bwlimit", "1000", "apple", "banana", &name]).expect(0);
+        run(
+            &stage,
+            &[
+                "resume",
+                "--yes",
+                "--bwlimit",
+                "1000",
+                "apple",
+                "banana",
+                &name,
+            ],
+        )
+        .expect(0);
         moved(&stage, ("apple", vmid), "banana", &name);
     }
     nothing_left(&stage);

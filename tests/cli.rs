@@ -76,6 +76,7 @@ fn the_classic_form_and_its_defaults() {
             yes: false,
             take_over: false,
             fail_fast: false,
+            wait_for_locks: 0ns,
             common: Common {
                 config: None,
                 verify_tls: true,
@@ -201,7 +202,10 @@ fn each_new_option_has_its_effect() {
     assert_eq!(with("--route direct").request.route, Some(Route::Direct));
     assert_eq!(with("--route relay").request.route, Some(Route::Relay));
     assert_eq!(with("--parallel 4").request.parallel, 4);
-    assert_eq!(with("--wait-for-locks 2h").wait_for_locks, Duration::from_secs(7200));
+    assert_eq!(
+        with("--wait-for-locks 2h").wait_for_locks,
+        Duration::from_secs(7200)
+    );
     assert!(with("--take-over").take_over && !with("--yes").take_over);
     assert!(with("--fail-fast").fail_fast && !with("--yes").fail_fast);
     assert_eq!(with("--verify full").request.verify, Verify::Full);
@@ -221,7 +225,9 @@ fn commands_are_told_from_clusters() {
             command.request.source,
             command.request.guests.join(" ")
         ),
-        Request::Status(command) => format!("status {:?} {}", command.clusters.len(), command.thorough),
+        Request::Status(command) => {
+            format!("status {:?} {}", command.clusters.len(), command.thorough)
+        }
         Request::Resume(command) => format!(
             "resume {} {} {} {:?}",
             command.which.source,
@@ -251,8 +257,14 @@ fn commands_are_told_from_clusters() {
     assert_eq!(shown("sim --debug"), "sim true");
     assert_eq!(shown("status"), "status 0 false");
     assert_eq!(shown("status --thorough apple banana"), "status 2 true");
-    assert_eq!(shown("resume apple banana web1 db1"), "resume apple banana web1 db1 None");
-    assert_eq!(shown("abort apple banana web1"), "abort apple banana web1 true 600s");
+    assert_eq!(
+        shown("resume apple banana web1 db1"),
+        "resume apple banana web1 db1 None"
+    );
+    assert_eq!(
+        shown("abort apple banana web1"),
+        "abort apple banana web1 true 600s"
+    );
     assert_eq!(
         shown("abort --skip-start --patience 5s apple banana web1"),
         "abort apple banana web1 false 5s"

@@ -298,7 +298,11 @@ impl Proxmove {
             // Who holds the claim is looked at right before each step back.
             _ if !self.claimed => {}
             StepBack::Discard => {
-                assert_ne!(world.source.name, NameMark::Migrated, "removed what was left");
+                assert_ne!(
+                    world.source.name,
+                    NameMark::Migrated,
+                    "removed what was left"
+                );
                 throw_away(world);
                 self.discarded = true;
             }

@@ -60,10 +60,20 @@ fn break_some(stage: &Stage, random: &mut fastrand::Rng, requests: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
-    let count: u32 = std::env::var("PROXMOVE_GUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let count: u32 = std::env::var("PROXMOVE_GUESTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(40);
     let name = |number: u32| format!("vm{number:03}");
     let specs = (0..count)
-        .map(|number| guest(1000 + number, &name(number), vec![disk("scsi0", "raw", MIB)], 0))
+        .map(|number| {
+            guest(
+                1000 + number,
+                &name(number),
+                vec![disk("scsi0", "raw", MIB)],
+                0,
+            )
+        })
         .collect();
     let stage = stage::start(clusters(specs), |_| {}).await;
     let mut random = fastrand::Rng::with_seed(5);
@@ -71,7 +81,10 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
     for round in 0..ROUNDS {
         let left: Vec<String> = (0..count)
             .map(name)
-            .filter(|name| stage::names(&stage, "apple").contains(&name.to_string()) || is_under_way(&stage, name))
+            .filter(|name| {
+                stage::names(&stage, "apple").contains(&name.to_string())
+                    || is_under_way(&stage, name)
+            })
             .collect();
         if left.is_empty() {
             break;
@@ -84,7 +97,13 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
         let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
         words.extend(left.iter().map(String::as_str));
         let (ended, memory) = measured(&stage, &words);
-        assert!([0, 4, 5, 6].contains(&ended.code), "{} {}{}", ended.code, ended.stdout, ended.stderr);
+        assert!(
+            [0, 4, 5, 6].contains(&ended.code),
+            "{} {}{}",
+            ended.code,
+            ended.stdout,
+            ended.stderr
+        );
         failed += ended.told("move-failed").len();
         most = most.max(memory);
     }
@@ -92,8 +111,12 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
     for number in 0..count {
         moved(&stage, ("apple", 1000 + number), "banana", &name(number));
     }
-    let status: Value = serde_json::from_str(&run(&stage, &["status", "--json"]).expect(0).stdout).unwrap();
-    assert_eq!((&status["moves"], &status["odd"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    let status: Value =
+        serde_json::from_str(&run(&stage, &["status", "--json"]).expect(0).stdout).unwrap();
+    assert_eq!(
+        (&status["moves"], &status["odd"]),
+        (&Value::Array(vec![]), &Value::Array(vec![]))
+    );
     nothing_left(&stage);
     eprintln!(
         "{count} guests moved in {:.0} s, {failed} failures on the way, at most {} MiB of memory",
@@ -107,9 +130,15 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
 /// Says whether a move of the guest has begun and is not finished.
 fn is_under_way(stage: &Stage, name: &str) -> bool {
     let world = stage.simulation.world();
-    let guests = world.clusters.iter().flat_map(|cluster| cluster.guests.values());
+    let guests = world
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.guests.values());
     let mark = format!("\nname: {name}\n");
     guests.into_iter().any(|guest| {
-        guest.config.get("description").is_some_and(|text| text.contains(&mark))
+        guest
+            .config
+            .get("description")
+            .is_some_and(|text| text.contains(&mark))
     })
 }

@@ -376,7 +376,11 @@ impl HttpApi {
                         mute += 1;
                         let no_repeat = failure.sent == Sent::Nothing || several;
                         if no_repeat && mute < self.addresses.len() {
-                            log::debug!("{}: {}; asking the next node", self.config.alias, failure.error);
+                            log::debug!(
+                                "{}: {}; asking the next node",
+                                self.config.alias,
+                                failure.error
+                            );
                             continue;
                         }
                         mute = 0;
@@ -414,7 +418,9 @@ impl HttpApi {
     /// Asks the node behind this one from now on, unless another request has seen to that already.
     fn ask_next_after(&self, node: usize) {
         let next = (node + 1) % self.addresses.len().max(1);
-        let _ = self.asked_node.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .asked_node
+            .compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Sends one request and reads its answer.

@@ -18,7 +18,10 @@ use crate::plan::status::text;
 use crate::transfer::image::ImageEngine;
 
 /// Shows every move that is not finished.
-pub(super) async fn status(process: &Process, command: &StatusCommand) -> Result<ExitCode, Failure> {
+pub(super) async fn status(
+    process: &Process,
+    command: &StatusCommand,
+) -> Result<ExitCode, Failure> {
     let config = load(&command.common, process)?;
     for alias in &command.clusters {
         cluster(&config, alias)?;
@@ -29,7 +32,10 @@ pub(super) async fn status(process: &Process, command: &StatusCommand) -> Result
     });
     let found = status::status(apis.collect(), &command.clusters, command.thorough).await;
     if command.common.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&found).unwrap_or_default()))?;
+        print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&found).unwrap_or_default()
+        ))?;
     } else {
         print(&text(&found))?;
     }
@@ -41,7 +47,10 @@ pub(super) async fn status(process: &Process, command: &StatusCommand) -> Result
 }
 
 /// Goes on with moves that were begun earlier.
-pub(super) async fn resume(process: &Process, command: &ResumeCommand) -> Result<ExitCode, Failure> {
+pub(super) async fn resume(
+    process: &Process,
+    command: &ResumeCommand,
+) -> Result<ExitCode, Failure> {
     let wiring = Wiring::plain(
         process,
         &Plain {
@@ -88,11 +97,17 @@ pub(super) async fn abort(process: &Process, command: &AbortCommand) -> Result<E
 }
 
 /// Compares the volumes of finished moves again.
-pub(super) async fn verify(process: &Process, command: &VerifyCommand) -> Result<ExitCode, Failure> {
+pub(super) async fn verify(
+    process: &Process,
+    command: &VerifyCommand,
+) -> Result<ExitCode, Failure> {
     let config = load(&command.common, process)?;
     let api = |alias| -> Result<Arc<dyn Api>, Failure> {
         let cluster = cluster(&config, alias)?.clone();
-        Ok(Arc::new(HttpApi::connect(cluster, command.common.verify_tls)))
+        Ok(Arc::new(HttpApi::connect(
+            cluster,
+            command.common.verify_tls,
+        )))
     };
     let verifier = Verifier {
         source: api(&command.which.source)?,
@@ -106,7 +121,10 @@ pub(super) async fn verify(process: &Process, command: &VerifyCommand) -> Result
     };
     let findings = verifier.verify(&command.which).await;
     if command.common.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&findings).unwrap_or_default()))?;
+        print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&findings).unwrap_or_default()
+        ))?;
     } else {
         print(&verify::text(&findings))?;
     }

@@ -165,7 +165,10 @@ pub(super) fn hosts(text: &str) -> Result<Vec<(String, u16)>, Wrong> {
 
 /// Parses the fingerprints of one certificate or several.
 pub(super) fn fingerprints(text: &str) -> Result<Vec<[u8; 32]>, Wrong> {
-    match words(text).map(fingerprint).collect::<Result<Vec<_>, _>>()? {
+    match words(text)
+        .map(fingerprint)
+        .collect::<Result<Vec<_>, _>>()?
+    {
         none if none.is_empty() => fingerprint("").map(|one| vec![one]),
         some => Ok(some),
     }

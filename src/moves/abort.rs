@@ -93,7 +93,10 @@ impl Mover {
             }
             self.reporter.tell(&Event::Notice {
                 guest: Some(job.plan.name.clone()),
-                text: format!("{}; trying again", crate::transfer::probe::with_causes(&error)),
+                text: format!(
+                    "{}; trying again",
+                    crate::transfer::probe::with_causes(&error)
+                ),
             });
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
@@ -167,8 +170,12 @@ impl Mover {
         let plan = &job.plan;
         let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
         match step {
-            StepBack::UnretireSource => format!("taking the source {name} on {source} back from its retirement"),
-            StepBack::UnnameTarget => format!("renaming the target to {name}{CREATING} on {target}"),
+            StepBack::UnretireSource => {
+                format!("taking the source {name} on {source} back from its retirement")
+            }
+            StepBack::UnnameTarget => {
+                format!("renaming the target to {name}{CREATING} on {target}")
+            }
             StepBack::RestoreSource => {
                 format!("giving the source on {source} its name {name}, onboot and notes back")
             }
@@ -178,14 +185,20 @@ impl Mover {
         }
     }
 
-    async fn undo(&self, job: &GuestMove, walk: &mut Walk, step: StepBack) -> Result<(), MoveError> {
+    async fn undo(
+        &self,
+        job: &GuestMove,
+        walk: &mut Walk,
+        step: StepBack,
+    ) -> Result<(), MoveError> {
         let name = &job.plan.name;
         // Whoever took the move over a moment ago may be about to start the target (tests/crash_model.rs).
         self.still_ours(job).await?;
         match step {
             StepBack::UnretireSource => {
                 let name = format!("{name}{CLONING}");
-                self.give_back(job, step, NameMark::Migrated, &name, None).await
+                self.give_back(job, step, NameMark::Migrated, &name, None)
+                    .await
             }
             StepBack::UnnameTarget => {
                 let change = change([("name", format!("{name}{CREATING}"))]);
@@ -193,7 +206,8 @@ impl Mover {
             }
             StepBack::RestoreSource => {
                 let onboot = Some((job.mark.onboot, job.mark.onboot_set));
-                self.give_back(job, step, NameMark::Cloning, name, onboot).await
+                self.give_back(job, step, NameMark::Cloning, name, onboot)
+                    .await
             }
             StepBack::StartSource => self.start_source(job).await,
             StepBack::Discard => self.discard(job, walk).await,
@@ -279,14 +293,14 @@ impl Mover {
             // Whether there is anything that must be removed first.
             match self.target.volume(&place.node, volid).await {
                 Ok(volume) => {
-                    return Err(MoveError::NoWayBack {
+                    return Err(MoveError::NotRemoved {
                         guest: job.plan.name.clone(),
                         reason: format!(
-                            "the copy of {drive} ({}) cannot be removed, because its storage hosts were not found or do \
-                             not answer",
+                            "the storage host of {drive} ({}) does not answer, or is not known",
                             volume.volid
                         ),
-                        remedy: "see `proxmove check`, and run the same command again".to_owned(),
+                        remedy: "when it answers (`proxmove check`), run the same command again"
+                            .to_owned(),
                     });
                 }
                 Err(ApiError::Unreachable { .. }) => {
@@ -311,7 +325,8 @@ impl Mover {
             match self.engine.discard(pair).await {
                 Ok(()) => {}
                 Err(TransferError::Foreign { address, path }) => {
-                    walk.left.push(format!("{path} on {address}: not known to be ours"));
+                    walk.left
+                        .push(format!("{path} on {address}: not known to be ours"));
                 }
                 Err(source) => return Err(job.transfer(StepBack::Discard, source)),
             }
@@ -326,7 +341,9 @@ impl Mover {
     /// Refuses to remove a placeholder that has drives with volumes which are not ours: they would go with it.
     async fn nothing_foreign_is_attached(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (_, target) = self.guests(job).await?;
-        let drives = target.map(|target| target.config.drives().0).unwrap_or_default();
+        let drives = target
+            .map(|target| target.config.drives().0)
+            .unwrap_or_default();
         let attached: Vec<String> = drives
             .iter()
             .filter(|drive| drive.volume().is_some())
@@ -335,7 +352,7 @@ impl Mover {
         if attached.is_empty() {
             return Ok(());
         }
-        Err(MoveError::NoWayBack {
+        Err(MoveError::NotRemoved {
             guest: job.plan.name.clone(),
             reason: format!(
                 "{} of the placeholder hold volumes that are not known to be ours, and would be removed with it",

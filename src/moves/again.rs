@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::abort::Return;
 use super::batch::{Batch, End, failure};
-use super::{MoveError, Stopped, resume, survey};
+use super::{GuestMove, MoveError, Stopped, resume, survey};
 use crate::cluster::{Api, ApiError};
 use crate::error::{ExitCode, Failure};
 use crate::plan::aftermath::{SourceLeft, describe, source_left};
@@ -66,7 +66,10 @@ impl Batch<'_> {
             }
         }
         if !refused.is_empty() {
-            let mut failure = Failure::message(ExitCode::Refused, "these moves cannot be resumed by their notes");
+            let mut failure = Failure::message(
+                ExitCode::Refused,
+                "these moves cannot be resumed by their notes",
+            );
             failure.error.extend(refused);
             let failure = failure.state("nothing was changed").next(
                 "see `proxmove status`; the command a move was begun with, typed again, continues any move",
@@ -112,23 +115,64 @@ impl Batch<'_> {
 
     async fn abort_one(&self, which: &Which, name: &str, began: &Existing, wanted: Return) -> End {
         let Some(order) = began.mark.order.clone().or_else(|| older(which, began)) else {
-            let text = format!("the notes of {name} on {} do not say which storage it was for", which.target);
+            let text = format!(
+                "the notes of {name} on {} do not say which storage it was for",
+                which.target
+            );
             return self.tell_failed(name, Failure::message(ExitCode::Bug, text));
         };
         let mut request = order.request(&which.source, &which.target, name);
         // The placeholder may have been moved to another node meanwhile.
         request.node = began.target.node.clone();
-        let decision = match self.decide(&request).await {
+        let since = Instant::now();
+        loop {
+            let job = match self.job_to_abort(which, name, began, &request).await {
+                Ok(job) => job,
+                Err(end) => return end,
+            };
+            let Err(stopped) = self.mover.abort(&job, wanted).await else {
+                return End::good(name, "brought back");
+            };
+            // The hosts are found anew in each round: one that comes back is seen then.
+            let waits = matches!(stopped.error, MoveError::NotRemoved { .. })
+                && since.elapsed() < wanted.patience
+                && !self.mover.interrupt.is_asked();
+            if !waits {
+                let failure = not_back(&stopped, &job.plan, job.mark.running, which);
+                return self.tell_failed(name, failure);
+            }
+            self.mover.reporter.tell(&Event::Notice {
+                guest: Some(name.to_owned()),
+                text: format!("{}; trying again", stopped.error),
+            });
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = self.mover.interrupt.asked() => {}
+            }
+        }
+    }
+
+    /// Puts together what is to be given up. What forbids a move does not forbid that: only what the plan is about counts.
+    async fn job_to_abort(
+        &self,
+        which: &Which,
+        name: &str,
+        began: &Existing,
+        request: &MoveRequest,
+    ) -> Result<GuestMove, End> {
+        let decision = match self.decide(request).await {
             Ok((decision, _)) => decision,
-            Err(failure) => return self.tell_failed(name, failure),
+            Err(failure) => return Err(self.tell_failed(name, failure)),
         };
-        // What forbids a move does not forbid to give it up; only what the plan is about counts here.
         let Some(plan) = decision.plans.into_iter().next() else {
             let mut failure = Failure::message(
                 ExitCode::SourceDown,
                 format!("the source of {name} was not found on {}", which.source),
             );
-            let reasons = decision.verdicts.iter().map(|verdict| verdict.reason.clone());
+            let reasons = decision
+                .verdicts
+                .iter()
+                .map(|verdict| verdict.reason.clone());
             failure.error.extend(reasons);
             let failure = failure
                 .state(format!(
@@ -136,19 +180,9 @@ impl Batch<'_> {
                     began.target.vmid, which.target
                 ))
                 .next("bring back what cannot be asked, and run the same command again");
-            return self.tell_failed(name, failure);
+            return Err(self.tell_failed(name, failure));
         };
-        let job = match self.job(plan, Some(began), &request).await {
-            Ok(job) => job,
-            Err(end) => return end,
-        };
-        match self.mover.abort(&job, wanted).await {
-            Ok(()) => End::good(name, "brought back"),
-            Err(stopped) => {
-                let failure = not_back(&stopped, &job.plan, job.mark.running, which);
-                self.tell_failed(name, failure)
-            }
-        }
+        self.job(plan, Some(began), request).await
     }
 
     /// Says how a guest is that has no placeholder.
@@ -218,19 +252,30 @@ impl Batch<'_> {
     }
 
     /// Says what is known while a cluster cannot be asked, and what is left to type.
-    async fn out_of_reach(&self, which: &Which, alias: &ClusterAlias, error: &ApiError) -> ExitCode {
+    async fn out_of_reach(
+        &self,
+        which: &Which,
+        alias: &ClusterAlias,
+        error: &ApiError,
+    ) -> ExitCode {
         let mut worst = Vec::new();
         for name in &which.guests {
-            let mut failure = Failure::new(ExitCode::Refused, error)
-                .context(format!("{name} was not brought back: {alias} cannot be asked"));
+            let mut failure = Failure::new(ExitCode::Refused, error).context(format!(
+                "{name} was not brought back: {alias} cannot be asked"
+            ));
             let again = format!("proxmove abort {} {} {name}", which.source, which.target);
             let seen = match alias == &which.source {
                 true => Err(()),
-                false => sightings(self.mover.source.as_ref(), name).await.map_err(drop),
+                false => sightings(self.mover.source.as_ref(), name)
+                    .await
+                    .map_err(drop),
             };
             failure = match seen {
                 Err(()) => failure
-                    .state(format!("nothing was changed; it is not known how {name} is on {}", which.source))
+                    .state(format!(
+                        "nothing was changed; it is not known how {name} is on {}",
+                        which.source
+                    ))
                     .next(format!("{again}, as soon as {alias} answers")),
                 Ok(seen) => {
                     let by_hand = by_hand(&seen, name, &which.target);
@@ -238,7 +283,10 @@ impl Batch<'_> {
                         failure.exit = ExitCode::SourceDown;
                     }
                     failure
-                        .state(format!("nothing was changed; {}", described(&seen, &which.source, name)))
+                        .state(format!(
+                            "nothing was changed; {}",
+                            described(&seen, &which.source, name)
+                        ))
                         .next(match by_hand {
                             Some(text) => format!("{again}, as soon as {alias} answers; or {text}"),
                             None => format!("{again}, as soon as {alias} answers"),
@@ -261,7 +309,12 @@ impl Batch<'_> {
 
 /// Returns the order of a move whose mark has none: where it goes is known from the placeholder.
 fn older(which: &Which, began: &Existing) -> Option<Order> {
-    let storage: Option<StorageId> = began.mark.volumes.values().next().map(|volid| volid.storage.clone());
+    let storage: Option<StorageId> = began
+        .mark
+        .volumes
+        .values()
+        .next()
+        .map(|volid| volid.storage.clone());
     // Without volumes the storage is asked for nothing.
     let storage = storage.or_else(|| "local".parse().ok())?;
     let mut order = Order::plain(which.target.clone(), began.target.node.clone(), storage);
@@ -271,7 +324,10 @@ fn older(which: &Which, began: &Existing) -> Option<Order> {
 
 fn not_back(stopped: &Stopped, plan: &GuestPlan, was_running: bool, which: &Which) -> Failure {
     let mut told = failure(stopped, plan, was_running);
-    let again = format!("proxmove abort {} {} {}", which.source, which.target, plan.name);
+    let again = format!(
+        "proxmove abort {} {} {}",
+        which.source, which.target, plan.name
+    );
     match &stopped.error {
         MoveError::NoWayBack { remedy, .. } => {
             told.exit = match source_left(&stopped.rung, was_running) {
@@ -280,6 +336,7 @@ fn not_back(stopped: &Stopped, plan: &GuestPlan, was_running: bool, which: &Whic
             };
             told.next(remedy.clone())
         }
+        MoveError::NotRemoved { remedy, .. } => told.next(remedy.clone()),
         MoveError::Held { .. } | MoveError::TakenOver { .. } => told,
         _ => {
             let state = describe(&stopped.rung, plan, was_running).state;
@@ -315,7 +372,11 @@ fn described(seen: &[GuestSummary], cluster: &ClusterAlias, name: &str) -> Strin
     }
     let each = seen.iter().map(|guest| {
         let name = guest.name.as_deref().unwrap_or_default();
-        format!("{name} ({}) is {} on {cluster}", guest.place.vmid, power(guest.power))
+        format!(
+            "{name} ({}) is {} on {cluster}",
+            guest.place.vmid,
+            power(guest.power)
+        )
     });
     each.collect::<Vec<_>>().join("; ")
 }

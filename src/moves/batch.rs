@@ -213,7 +213,9 @@ impl Batch<'_> {
                     humantime::format_duration(self.wait_for_locks),
                     locked.join(", ")
                 );
-                self.mover.reporter.tell(&Event::Notice { guest: None, text });
+                self.mover
+                    .reporter
+                    .tell(&Event::Notice { guest: None, text });
             }
             tokio::select! {
                 () = tokio::time::sleep(LOCK_PAUSE) => {}
@@ -222,12 +224,7 @@ impl Batch<'_> {
         }
     }
 
-    async fn guest(
-        &self,
-        plan: GuestPlan,
-        began: Option<&Existing>,
-        request: &MoveRequest,
-    ) -> End {
+    async fn guest(&self, plan: GuestPlan, began: Option<&Existing>, request: &MoveRequest) -> End {
         if let Some(began) = began
             && !self.may_continue(&plan, &began.mark).await
         {

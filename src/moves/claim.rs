@@ -36,7 +36,11 @@ pub fn here(by: &str) -> Claimant {
         .map(|link| link.to_string_lossy().into_owned())
         .unwrap_or_default();
     let hash = Sha256::digest(format!("{}{space}", boot.trim()));
-    let machine: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let machine: String = hash
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Claimant {
         by: by.to_owned(),
         process: format!("{number}.{}", started(number).unwrap_or_default()),
@@ -85,7 +89,8 @@ pub(super) fn standing(mark: &Mark, now: Timestamp) -> Standing {
 /// Says whether the server refused a change because somebody else's came before; releases have different words.
 pub(super) fn is_late(error: &ApiError) -> bool {
     let reason = error.reason();
-    reason.contains("file change by other user") || reason.contains("detected modified configuration")
+    reason.contains("file change by other user")
+        || reason.contains("detected modified configuration")
 }
 
 /// Signs that are given as long as this lives.
@@ -119,9 +124,10 @@ impl Mover {
                     "the process of {} that worked on it has ended",
                     claim.describe(now)
                 )),
-                Standing::Stale(claim, _) => {
-                    Some(format!("stale claim of {} is taken over", claim.describe(now)))
-                }
+                Standing::Stale(claim, _) => Some(format!(
+                    "stale claim of {} is taken over",
+                    claim.describe(now)
+                )),
                 Standing::Held(claim, _) if !self.take_over => {
                     return Err(MoveError::Held {
                         guest: job.plan.name.clone(),
@@ -174,7 +180,10 @@ impl Mover {
             if !is_held_by(&mark, &self.claimant) {
                 return None;
             }
-            let mark = Mark { claim: None, ..mark };
+            let mark = Mark {
+                claim: None,
+                ..mark
+            };
             write(self.target.as_ref(), &detail, &mark).await.ok()
         };
         let _ = tokio::time::timeout(COURTESY, leaving).await;

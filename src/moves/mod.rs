@@ -148,6 +148,16 @@ pub enum MoveError {
         /// What to do instead.
         remedy: String,
     },
+    /// The source is back, but what was copied could not be removed.
+    #[error("what was copied of {guest} could not be removed: {reason}")]
+    NotRemoved {
+        /// The guest.
+        guest: String,
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// The operator interrupted.
     #[error("interrupted during {step} of {guest}")]
     Interrupted {

@@ -24,7 +24,8 @@ impl Mover {
     pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
         let (source, target) = self.guests(job).await?;
         self.is_ours(job, source.as_ref(), target.as_ref())?;
-        self.facts(job, source, target, Volumes::WhereTheyMatter).await
+        self.facts(job, source, target, Volumes::WhereTheyMatter)
+            .await
     }
 
     /// Looks at both guests and at the volumes, whoever works on the move.
@@ -99,8 +100,7 @@ impl Mover {
             .source
             .as_ref()
             .is_none_or(|seen| seen.name == NameMark::Plain && seen.power != Power::Running);
-        let matters =
-            facts.target.is_some() && (volumes == Volumes::Always || !passed_again);
+        let matters = facts.target.is_some() && (volumes == Volumes::Always || !passed_again);
         if !matters {
             return Ok(facts);
         }

@@ -12,7 +12,8 @@ use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
 use crate::plan::MoveRequest;
 use crate::plan::mark::{
-    CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note, without_retired_note,
+    CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note,
+    without_retired_note,
 };
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::Step;
@@ -173,9 +174,13 @@ impl Mover {
             .strftime("%Y-%m-%d %H:%M UTC")
             .to_string();
         let (name, id) = (format!("{}{MIGRATED}", plan.name), job.mark.id.as_deref());
-        self.rename_source(job, Step::RetireSource, NameMark::Cloning, &name, |description| {
-            with_retired_note(description, &job.target(), &since, id)
-        })
+        self.rename_source(
+            job,
+            Step::RetireSource,
+            NameMark::Cloning,
+            &name,
+            |description| with_retired_note(description, &job.target(), &since, id),
+        )
         .await
     }
 

@@ -56,7 +56,9 @@ pub async fn status(
                 status.unanswered.extend(gaps);
                 clusters.insert(alias, Seen { api, guests });
             }
-            Err(error) => status.unanswered.push(format!("{alias}: {}", with_causes(&error))),
+            Err(error) => status
+                .unanswered
+                .push(format!("{alias}: {}", with_causes(&error))),
         }
     }
     let stems = stems(clusters.values());
@@ -66,7 +68,9 @@ pub async fn status(
         let targets = match targets(cluster, &stems, thorough, &mut status).await {
             Ok(targets) => targets,
             Err(error) => {
-                status.unanswered.push(format!("{alias}: {}", with_causes(&error)));
+                status
+                    .unanswered
+                    .push(format!("{alias}: {}", with_causes(&error)));
                 continue;
             }
         };
@@ -109,14 +113,18 @@ pub async fn status(
             }
         }
     }
-    status.moves.sort_by(|a, b| (&a.guest, &a.target_cluster).cmp(&(&b.guest, &b.target_cluster)));
+    status
+        .moves
+        .sort_by(|a, b| (&a.guest, &a.target_cluster).cmp(&(&b.guest, &b.target_cluster)));
     status
 }
 
 async fn list(api: &dyn Api) -> Result<(Vec<GuestSummary>, Vec<String>), ApiError> {
     let nodes = api.nodes().await?;
     let (guests, gaps) = survey::guests(api, &nodes).await?;
-    let gaps = gaps.into_iter().map(|gap| format!("{}: {}", gap.what, gap.why));
+    let gaps = gaps
+        .into_iter()
+        .map(|gap| format!("{}: {}", gap.what, gap.why));
     let offline = nodes.iter().filter(|node| !node.online);
     let offline = offline.map(|node| format!("node {} is offline", node.name));
     Ok((guests, gaps.chain(offline).collect()))
@@ -233,7 +241,10 @@ async fn one(
 ) -> MoveStatus {
     let alias = cluster.api.alias();
     let volumes = volumes(cluster.api.as_ref(), target, mark).await;
-    let attached = mark.volumes.iter().all(|(key, volid)| is_attached(target, *key, volid));
+    let attached = mark
+        .volumes
+        .iter()
+        .all(|(key, volid)| is_attached(target, *key, volid));
     let facts = Facts {
         source: source.map(|(_, detail)| sighting(detail)),
         target: Some(sighting(target)),
@@ -251,7 +262,10 @@ async fn one(
     let (rung, certain) = rung(&facts);
     let (left, state) = match source {
         Some(_) => left(&rung, &mark.name, mark.running, shown, alias.as_str()),
-        None => ("unclear", format!("unclear: {} could not be looked at on {shown}", mark.name)),
+        None => (
+            "unclear",
+            format!("unclear: {} could not be looked at on {shown}", mark.name),
+        ),
     };
     let now = claim::now(cluster.api.as_ref()).await;
     let held = match claim::standing(mark, now) {
@@ -271,7 +285,8 @@ async fn one(
         ""
     };
     let command = |verb: &str| {
-        source_alias.map(|source| format!("proxmove {verb}{take_over} {source} {alias} {}", mark.name))
+        source_alias
+            .map(|source| format!("proxmove {verb}{take_over} {source} {alias} {}", mark.name))
     };
     let resume = match &mark.order {
         Some(_) => command("resume"),

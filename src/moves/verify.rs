@@ -176,7 +176,12 @@ impl Verifier<'_> {
         Ok(equal)
     }
 
-    async fn end(&self, api: &Arc<dyn Api>, side: &Side, drive: &Drive) -> Result<(End, Bytes), Failed> {
+    async fn end(
+        &self,
+        api: &Arc<dyn Api>,
+        side: &Side,
+        drive: &Drive,
+    ) -> Result<(End, Bytes), Failed> {
         let text = |error: &(dyn std::error::Error + 'static)| Failed::Text(with_causes(error));
         let Some(volid) = drive.volume() else {
             return Err(Failed::Text("it has no volume".to_owned()));
@@ -257,7 +262,9 @@ pub fn text(findings: &[Finding]) -> String {
                 Bytes(found.size.unwrap_or(0)),
                 found.digest.as_deref().unwrap_or_default()
             ),
-            (Some(false), Some(offset)) => format!("DIFFERS from offset {offset} on: {}", found.note),
+            (Some(false), Some(offset)) => {
+                format!("DIFFERS from offset {offset} on: {}", found.note)
+            }
             _ => format!("not compared: {}", found.note),
         };
         out.push_str(&format!("{place}: {verdict}\n"));

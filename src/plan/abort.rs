@@ -97,7 +97,10 @@ pub fn back(facts: &Facts, before: Before) -> Back {
                     "move it back with its new data (proxmove back), or start the retired source by hand",
                 ),
                 Rung::Contradiction(seen) => refuse(&seen, "see what `proxmove status` says"),
-                _ => refuse("nothing of this move was found", "see what `proxmove status` says"),
+                _ => refuse(
+                    "nothing of this move was found",
+                    "see what `proxmove status` says",
+                ),
             };
         }
     };
@@ -199,27 +202,52 @@ mod tests {
             let found = seen(source, Some(target), Data::Equal, BEFORE);
             assert_eq!(found, Back::Step(step), "{source:?} {target:?}");
         };
-        check((Migrated, Stopped), (Plain, Stopped), StepBack::UnretireSource);
+        check(
+            (Migrated, Stopped),
+            (Plain, Stopped),
+            StepBack::UnretireSource,
+        );
         check((Cloning, Stopped), (Plain, Stopped), StepBack::UnnameTarget);
-        check((Cloning, Stopped), (Creating, Stopped), StepBack::RestoreSource);
+        check(
+            (Cloning, Stopped),
+            (Creating, Stopped),
+            StepBack::RestoreSource,
+        );
         check((Plain, Stopped), (Creating, Stopped), StepBack::StartSource);
         check((Plain, Running), (Creating, Stopped), StepBack::Discard);
         // Somebody helped by hand.
-        check((Cloning, Running), (Creating, Stopped), StepBack::RestoreSource);
+        check(
+            (Cloning, Running),
+            (Creating, Stopped),
+            StepBack::RestoreSource,
+        );
         check((Plain, Running), (Plain, Stopped), StepBack::UnnameTarget);
         let discarded = Before {
             discarded: true,
             ..BEFORE
         };
-        let found = seen((Plain, Running), Some((Creating, Stopped)), Data::Missing, discarded);
+        let found = seen(
+            (Plain, Running),
+            Some((Creating, Stopped)),
+            Data::Missing,
+            discarded,
+        );
         assert_eq!(found, Back::Step(StepBack::Remove));
         let stopped = Before {
             start: false,
             ..BEFORE
         };
-        let found = seen((Plain, Stopped), Some((Creating, Stopped)), Data::Missing, stopped);
+        let found = seen(
+            (Plain, Stopped),
+            Some((Creating, Stopped)),
+            Data::Missing,
+            stopped,
+        );
         assert_eq!(found, Back::Step(StepBack::Discard));
-        assert_eq!(seen((Plain, Running), None, Data::Missing, BEFORE), Back::Done);
+        assert_eq!(
+            seen((Plain, Running), None, Data::Missing, BEFORE),
+            Back::Done
+        );
     }
 
     #[test]
@@ -227,14 +255,35 @@ mod tests {
         for source in [Plain, Cloning, Migrated] {
             for target in [Plain, Creating] {
                 for power in [Stopped, Running] {
-                    let newer = seen((source, power), Some((target, Stopped)), Data::TargetNewer, BEFORE);
-                    assert!(matches!(newer, Back::Refuse { .. }), "{source:?} {target:?} {power:?}");
-                    let runs = seen((source, power), Some((target, Running)), Data::Equal, BEFORE);
-                    assert!(matches!(runs, Back::Refuse { .. }), "{source:?} {target:?} {power:?}");
+                    let newer = seen(
+                        (source, power),
+                        Some((target, Stopped)),
+                        Data::TargetNewer,
+                        BEFORE,
+                    );
+                    assert!(
+                        matches!(newer, Back::Refuse { .. }),
+                        "{source:?} {target:?} {power:?}"
+                    );
+                    let runs = seen(
+                        (source, power),
+                        Some((target, Running)),
+                        Data::Equal,
+                        BEFORE,
+                    );
+                    assert!(
+                        matches!(runs, Back::Refuse { .. }),
+                        "{source:?} {target:?} {power:?}"
+                    );
                 }
             }
         }
-        for data in [Data::Unjudged, Data::SourceNewer, Data::Missing, Data::Partial] {
+        for data in [
+            Data::Unjudged,
+            Data::SourceNewer,
+            Data::Missing,
+            Data::Partial,
+        ] {
             let retired = seen((Migrated, Stopped), Some((Plain, Stopped)), data, BEFORE);
             assert!(matches!(retired, Back::Refuse { .. }), "{data:?}");
         }

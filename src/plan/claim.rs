@@ -66,9 +66,19 @@ impl Claim {
         let word = |text: &str| {
             let text: String = text
                 .chars()
-                .map(|c| if c.is_whitespace() || c.is_control() { '-' } else { c })
+                .map(|c| {
+                    if c.is_whitespace() || c.is_control() {
+                        '-'
+                    } else {
+                        c
+                    }
+                })
                 .collect();
-            if text.is_empty() { "-".to_owned() } else { text }
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text
+            }
         };
         let time = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let Claimant {
@@ -167,7 +177,9 @@ mod tests {
     }
 
     fn check(claim: Option<&Claim>, now: i64, lives: bool) -> Standing {
-        judge(claim, &claimant("ann@laptop", "7.1", "aa"), at(now), |_| lives)
+        judge(claim, &claimant("ann@laptop", "7.1", "aa"), at(now), |_| {
+            lives
+        })
     }
 
     #[test]
@@ -181,8 +193,14 @@ mod tests {
             Standing::Held(here.clone(), Duration::from_secs(1))
         );
         let long = Duration::from_secs(299);
-        assert_eq!(check(Some(&away), 299, false), Standing::Held(away.clone(), long));
-        assert_eq!(check(Some(&away), 300, false), Standing::Stale(away.clone(), STALE));
+        assert_eq!(
+            check(Some(&away), 299, false),
+            Standing::Held(away.clone(), long)
+        );
+        assert_eq!(
+            check(Some(&away), 300, false),
+            Standing::Stale(away.clone(), STALE)
+        );
         assert_eq!(
             check(Some(&away), -50, false),
             Standing::Held(away.clone(), Duration::ZERO)

@@ -220,7 +220,9 @@ pub fn without_retired_note(description: &str) -> String {
 /// Returns which move a source's note speaks of, when it says so: its id, and where to.
 pub fn noted_move(description: &str) -> Option<(&str, &str)> {
     let note = description.lines().find(|line| is_note(line))?;
-    let rest = note.strip_prefix(RETIRED).or_else(|| note.strip_prefix(MOVING))?;
+    let rest = note
+        .strip_prefix(RETIRED)
+        .or_else(|| note.strip_prefix(MOVING))?;
     let (place, rest) = rest.split_once(" (move ")?;
     let (id, _) = rest.split_once(')')?;
     Some((id, place))
@@ -364,7 +366,9 @@ mod tests {
         for number in 0..30 {
             let drive = format!("scsi{number}").parse().expect("a drive");
             let volume = format!("storage-with-a-long-name:126/vm-126-disk-{number}.qcow2");
-            large.volumes.insert(drive, volume.parse().expect("a volume"));
+            large
+                .volumes
+                .insert(drive, volume.parse().expect("a volume"));
         }
         assert!(large.render().contains("order: ") && large.render().len() < LIMIT);
         let bridges = (0..400).map(|number| (format!("vmbr{number}"), format!("vnet{number}")));
@@ -372,7 +376,11 @@ mod tests {
             order.bridges = bridges.collect();
         }
         let text = large.render();
-        assert!(!text.contains("order: ") && text.len() <= LIMIT, "{}", text.len());
+        assert!(
+            !text.contains("order: ") && text.len() <= LIMIT,
+            "{}",
+            text.len()
+        );
         assert!(Mark::parse(&text).is_some_and(|mark| mark.claim.is_some()));
     }
 
@@ -387,13 +395,19 @@ mod tests {
         assert_eq!(noted_move(&moving), Some(("1f2e3d4c", "banana/126")));
         let noted = with_retired_note(&moving, "banana/126", "2026-01-02", id);
         assert!(noted.starts_with("my notes\n\nproxmove: moved to banana/126 on 2026-01-02"));
-        assert_eq!(noted_move(&noted), Some(("1f2e3d4c", "banana/126 on 2026-01-02")));
+        assert_eq!(
+            noted_move(&noted),
+            Some(("1f2e3d4c", "banana/126 on 2026-01-02"))
+        );
         assert_eq!(without_retired_note(&noted), "my notes");
         assert_eq!(without_retired_note(&moving), "my notes");
         let again = with_retired_note(&noted, "cherry/1", "2027-01-01", None);
         assert_eq!(again.matches("moved to").count(), 1);
         assert_eq!(noted_move(&again), None);
-        assert_eq!(with_moving_note("my notes\n", "banana/126", None), "my notes\n");
+        assert_eq!(
+            with_moving_note("my notes\n", "banana/126", None),
+            "my notes\n"
+        );
         assert_eq!(without_retired_note("plain\n"), "plain\n");
         let long = "x".repeat(8192);
         assert_eq!(with_retired_note(&long, "banana/126", "2026", id), long);

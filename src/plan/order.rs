@@ -101,7 +101,12 @@ impl Order {
     }
 
     /// Returns the request for one guest, by the aliases of whoever asks now.
-    pub fn request(&self, source: &ClusterAlias, target: &ClusterAlias, guest: &str) -> MoveRequest {
+    pub fn request(
+        &self,
+        source: &ClusterAlias,
+        target: &ClusterAlias,
+        guest: &str,
+    ) -> MoveRequest {
         MoveRequest {
             source: source.clone(),
             target: target.clone(),
@@ -152,7 +157,10 @@ impl Order {
             words.push(format!("--max-downtime={}ms", most.as_millis()));
         }
         if self.stop_timeout != STOP_TIMEOUT {
-            words.push(format!("--stop-timeout={}ms", self.stop_timeout.as_millis()));
+            words.push(format!(
+                "--stop-timeout={}ms",
+                self.stop_timeout.as_millis()
+            ));
         }
         match self.route {
             None => {}
@@ -215,10 +223,15 @@ impl Order {
             ("--route", "relay") => self.route = Some(Route::Relay),
             ("--verify", "transfer") => self.verify = Verify::Transfer,
             ("--bwlimit", _) => {
-                let limit: u64 = value.parse().ok().filter(|n| (1..=10_000_000).contains(n))?;
+                let limit: u64 = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=10_000_000).contains(n))?;
                 self.limit = Some(Bandwidth::mbit_per_second(limit));
             }
-            ("--parallel", _) => self.parallel = value.parse().ok().filter(|n| (1..=64).contains(n))?,
+            ("--parallel", _) => {
+                self.parallel = value.parse().ok().filter(|n| (1..=64).contains(n))?
+            }
             _ => return None,
         }
         Some(())

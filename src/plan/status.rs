@@ -108,7 +108,13 @@ pub fn rung(facts: &Facts) -> (Rung, bool) {
 }
 
 /// Says how a guest was left, and in words.
-pub fn left(rung: &Rung, name: &str, running: bool, source: &str, target: &str) -> (&'static str, String) {
+pub fn left(
+    rung: &Rung,
+    name: &str,
+    running: bool,
+    source: &str,
+    target: &str,
+) -> (&'static str, String) {
     match source_left(rung, running) {
         SourceLeft::AsItWas => (
             "as-it-was",
@@ -117,7 +123,10 @@ pub fn left(rung: &Rung, name: &str, running: bool, source: &str, target: &str) 
                 if running { "RUNNING" } else { "stopped" }
             ),
         ),
-        SourceLeft::Down => ("down", format!("{name} is DOWN: it runs neither on {source} nor on {target}")),
+        SourceLeft::Down => (
+            "down",
+            format!("{name} is DOWN: it runs neither on {source} nor on {target}"),
+        ),
         SourceLeft::TakenOver => (
             "taken-over",
             format!("{name} has moved to {target}; notes and temporary files of the move are left"),
@@ -150,10 +159,17 @@ pub fn text(status: &Status) -> String {
         out.push('\n');
     };
     for found in &status.moves {
-        let source = found.source_cluster.as_deref().unwrap_or(&found.source_called);
+        let source = found
+            .source_cluster
+            .as_deref()
+            .unwrap_or(&found.source_called);
         line(format!(
             "{}: {source}/{} -> {}/{} on {}",
-            found.guest, found.source_vmid, found.target_cluster, found.target_vmid, found.target_node
+            found.guest,
+            found.source_vmid,
+            found.target_cluster,
+            found.target_vmid,
+            found.target_node
         ));
         if found.source_cluster.is_none() {
             line(format!(
@@ -161,7 +177,11 @@ pub fn text(status: &Status) -> String {
                 found.by, found.source_called
             ));
         }
-        let bound = if found.certain { "" } else { " at most (resume looks at the data)" };
+        let bound = if found.certain {
+            ""
+        } else {
+            " at most (resume looks at the data)"
+        };
         line(format!("  rung      {}{bound}", found.rung));
         line(format!("  state     {}", found.state));
         for volume in &found.volumes {
@@ -232,10 +252,25 @@ mod tests {
     fn equal_data_are_never_claimed() {
         use NameMark::{Cloning, Creating, Migrated, Plain};
         let expect = |rung: &str, certain| (rung.to_owned(), certain);
-        assert_eq!(check(Plain, Creating, Data::Partial, false), expect("stopped", true));
-        assert_eq!(check(Cloning, Creating, Data::Missing, false), expect("marked", true));
-        assert_eq!(check(Cloning, Creating, Data::Partial, false), expect("synced", false));
-        assert_eq!(check(Cloning, Plain, Data::Partial, true), expect("target-named", false));
-        assert_eq!(check(Migrated, Plain, Data::Partial, true), expect("switched-over", true));
+        assert_eq!(
+            check(Plain, Creating, Data::Partial, false),
+            expect("stopped", true)
+        );
+        assert_eq!(
+            check(Cloning, Creating, Data::Missing, false),
+            expect("marked", true)
+        );
+        assert_eq!(
+            check(Cloning, Creating, Data::Partial, false),
+            expect("synced", false)
+        );
+        assert_eq!(
+            check(Cloning, Plain, Data::Partial, true),
+            expect("target-named", false)
+        );
+        assert_eq!(
+            check(Migrated, Plain, Data::Partial, true),
+            expect("switched-over", true)
+        );
     }
 }

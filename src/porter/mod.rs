@@ -54,11 +54,11 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+pub(crate) use chunk::CHUNK;
 pub(crate) use chunk::hex;
 pub(crate) use direct::{LONGEST_MESSAGE, SETUP, message};
 pub(crate) use error::Report;
 pub(crate) use pace::Bucket;
-pub(crate) use chunk::CHUNK;
 pub(crate) use places::Target;
 pub(crate) use scan::SPAN;
 pub(crate) use seal::SourceState;

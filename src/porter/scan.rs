@@ -62,7 +62,12 @@ pub(crate) fn scan(path: &Path, image: bool, output: impl Write) -> Result<(), P
 }
 
 /// Tells the fingerprint of each chunk of one span.
-pub(crate) fn chunks(path: &Path, image: bool, span: u64, mut output: impl Write) -> Result<(), PorterError> {
+pub(crate) fn chunks(
+    path: &Path,
+    image: bool,
+    span: u64,
+    mut output: impl Write,
+) -> Result<(), PorterError> {
     let content = open(path, image)?;
     let (first, size) = (span.saturating_mul(SPAN), content.size());
     let mut block = Block::new();
@@ -76,7 +81,8 @@ pub(crate) fn chunks(path: &Path, image: bool, span: u64, mut output: impl Write
             .map_err(PorterError::file("read", path))?;
         for (place, chunk) in block.bytes(length).chunks(CHUNK).enumerate() {
             let print = hex(&Fingerprint::of(chunk).0);
-            writeln!(output, "chunk {} {print}", at + place as u64).map_err(|_| PorterError::Gone)?;
+            writeln!(output, "chunk {} {print}", at + place as u64)
+                .map_err(|_| PorterError::Gone)?;
         }
         at += count;
     }
@@ -117,7 +123,10 @@ impl<W: Write> Spans<W> {
     fn end(mut self, path: &Path) -> Result<(), PorterError> {
         if self.next != super::chunk::chunks_of(self.size) {
             // Only a reader that died ends early without saying why.
-            return Err(PorterError::Unsupported(format!("reading {} ended early", path.display())));
+            return Err(PorterError::Unsupported(format!(
+                "reading {} ended early",
+                path.display()
+            )));
         }
         if !self.next.is_multiple_of(SPAN) {
             self.tell_span()?;
@@ -135,7 +144,11 @@ mod tests {
     fn told(path: &Path) -> Vec<String> {
         let mut out = Vec::new();
         scan(path, false, &mut out).expect("it is read");
-        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+        String::from_utf8(out)
+            .expect("text")
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -161,7 +174,10 @@ mod tests {
         let zero = hex(&Fingerprint::ZERO.0);
         let other: Vec<&str> = text.lines().filter(|line| !line.ends_with(&zero)).collect();
         assert_eq!(other.len(), 1);
-        assert!(other[0].starts_with(&format!("chunk {} ", SPAN + 7)), "{other:?}");
+        assert!(
+            other[0].starts_with(&format!("chunk {} ", SPAN + 7)),
+            "{other:?}"
+        );
         let mut out = Vec::new();
         chunks(&path, false, 2, &mut out).expect("it is read");
         assert_eq!(String::from_utf8(out).expect("text").lines().count(), 4);

@@ -68,7 +68,11 @@ pub(super) fn words(event: &Event, colour: Colour) -> Option<Words> {
             left,
         } => {
             let done = colour.paint(GREEN, "brought back");
-            let rest = if left.is_empty() { "nothing" } else { "something" };
+            let rest = if left.is_empty() {
+                "nothing"
+            } else {
+                "something"
+            };
             let mut out = format!(
                 "{guest}: {done} to {source}, as it was; {rest} of the move is left on {target}\n"
             );
@@ -98,8 +102,16 @@ fn about(guest: Option<&str>, text: &str) -> String {
 /// Returns how several guests ended, a line each, and what to type next for those that did not end well.
 fn batch_text(guests: &[GuestEnd], colour: Colour) -> String {
     let good = guests.iter().filter(|end| end.exit_code == 0).count();
-    let mut out = format!("{} guests: {good} done, {} not\n", guests.len(), guests.len() - good);
-    let width = guests.iter().map(|end| end.guest.chars().count()).max().unwrap_or(0);
+    let mut out = format!(
+        "{} guests: {good} done, {} not\n",
+        guests.len(),
+        guests.len() - good
+    );
+    let width = guests
+        .iter()
+        .map(|end| end.guest.chars().count())
+        .max()
+        .unwrap_or(0);
     for end in guests {
         let word = match end.exit_code {
             0 => colour.paint(GREEN, "done"),

@@ -69,7 +69,13 @@ impl ImageEngine {
 
     async fn digests(&self, pair: &Pair, side: Side) -> Result<Digests, TransferError> {
         let end = end(pair, side);
-        let words = ["scan", "--path", &end.path, "--format", format_name(end.format)];
+        let words = [
+            "scan",
+            "--path",
+            &end.path,
+            "--format",
+            format_name(end.format),
+        ];
         let output = self.porter_reads(pair, side, OPERATION, &words).await?;
         let mut digests = Digests {
             spans: BTreeMap::new(),
@@ -110,7 +116,9 @@ impl ImageEngine {
     ) -> Result<BTreeMap<u64, String>, TransferError> {
         let end = end(pair, side);
         let (format, span) = (format_name(end.format), span.to_string());
-        let words = ["scan", "--path", &end.path, "--format", format, "--span", &span];
+        let words = [
+            "scan", "--path", &end.path, "--format", format, "--span", &span,
+        ];
         let output = self.porter_reads(pair, side, OPERATION, &words).await?;
         let text = String::from_utf8_lossy(&output);
         let chunks = text.lines().filter_map(|line| {

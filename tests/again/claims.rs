@@ -13,7 +13,11 @@ use crate::{CONFIG, STOPS, of_kind, status_of, stop_at};
 /// Lets bob, on another machine, claim the placeholder of a move, with a sign that is so many seconds old.
 fn claimed_by_bob(stage: &Stage, name: &str, age: i64) {
     let mut world = stage.simulation.world();
-    let banana = world.clusters.iter_mut().find(|cluster| cluster.alias == "banana").unwrap();
+    let banana = world
+        .clusters
+        .iter_mut()
+        .find(|cluster| cluster.alias == "banana")
+        .unwrap();
     let marked = |config: &std::collections::BTreeMap<String, String>| {
         let mark = Mark::parse(config.get("description")?)?;
         (mark.name == name).then_some(mark)
@@ -35,10 +39,21 @@ fn claimed_by_bob(stage: &Stage, name: &str, age: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_second_operator_is_told_who_holds_a_move() {
-    let specs = (0..4).map(|number| of_kind(0, 600 + number, &format!("vm{number}"))).collect();
-    let stage = Arc::new(crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await);
+    let specs = (0..4)
+        .map(|number| of_kind(0, 600 + number, &format!("vm{number}")))
+        .collect();
+    let stage =
+        Arc::new(crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await);
     let again = |name: &str, option: &'static str| {
-        let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd", name];
+        let mut words = vec![
+            "--json",
+            "--yes",
+            "apple",
+            "banana",
+            "node2",
+            "local-ssd",
+            name,
+        ];
         words.extend((!option.is_empty()).then_some(option));
         run(&stage, &words)
     };
@@ -49,22 +64,38 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     for ended in [
         again("vm0", ""),
         run(&stage, &["abort", "--json", "apple", "banana", "vm0"]),
-        run(&stage, &["resume", "--json", "--yes", "apple", "banana", "vm0"]),
+        run(
+            &stage,
+            &["resume", "--json", "--yes", "apple", "banana", "vm0"],
+        ),
     ] {
         let ended = ended.expect(4);
         let failed = &ended.told("move-failed")[0];
         let error = failed["error"][0].as_str().unwrap();
-        assert!(error.contains("is being moved by bob@desk (process 77) since "), "{error}");
+        assert!(
+            error.contains("is being moved by bob@desk (process 77) since "),
+            "{error}"
+        );
         assert!(error.contains("last sign 2"), "{error}");
-        assert!(failed["next"].as_str().unwrap().contains("--take-over"), "{failed:#}");
+        assert!(
+            failed["next"].as_str().unwrap().contains("--take-over"),
+            "{failed:#}"
+        );
     }
     assert_eq!(stage.simulation.faults().writes(), []);
     let found = status_of(&stage, "vm0");
     assert_eq!(found["held"]["alive"], true, "{found:#}");
-    assert_eq!(found["resume"], "proxmove resume --take-over apple banana vm0");
+    assert_eq!(
+        found["resume"],
+        "proxmove resume --take-over apple banana vm0"
+    );
     // On request it is taken over.
     let ended = again("vm0", "--take-over").expect(0);
-    assert!(ended.stdout.contains("taken over from bob@desk"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("taken over from bob@desk"),
+        "{}",
+        ended.stdout
+    );
     let target = moved(&stage, ("apple", 600), "banana", "vm0");
     proved(&stage, ("apple", 600), ("banana", target));
 
@@ -73,7 +104,11 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     claimed_by_bob(&stage, "vm1", 400);
     assert_eq!(status_of(&stage, "vm1")["held"]["alive"], false);
     let ended = again("vm1", "").expect(0);
-    assert!(ended.stdout.contains("stale claim of bob@desk"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("stale claim of bob@desk"),
+        "{}",
+        ended.stdout
+    );
     moved(&stage, ("apple", 601), "banana", "vm1");
 
     // Whoever is taken over from notices before the next step, and leaves everything as it is.
@@ -89,11 +124,21 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     });
     let ended = again("vm2", "").expect(6);
     let failed = &ended.told("move-failed")[0];
-    assert!(failed["error"][0].as_str().unwrap().contains("bob@desk has taken the move of vm2 over"), "{failed:#}");
+    assert!(
+        failed["error"][0]
+            .as_str()
+            .unwrap()
+            .contains("bob@desk has taken the move of vm2 over"),
+        "{failed:#}"
+    );
     stage.simulation.faults().clear();
     assert!(!runs(&stage, "apple", 602));
     assert_eq!(status_of(&stage, "vm2")["held"]["alive"], true);
-    run(&stage, &["abort", "--json", "--take-over", "apple", "banana", "vm2"]).expect(0);
+    run(
+        &stage,
+        &["abort", "--json", "--take-over", "apple", "banana", "vm2"],
+    )
+    .expect(0);
     assert!(runs(&stage, "apple", 602));
     nothing_left(&stage);
 }
@@ -101,12 +146,25 @@ async fn the_second_operator_is_told_who_holds_a_move() {
 /// Moves of one guest to two places do not know each other's placeholder; the note on the source tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_guest_that_another_move_has_stopped_is_left_alone() {
-    let stage = crate::stage::start(clusters(vec![of_kind(0, 600, "vm0")]), |settings| settings.filled = 0.1).await;
+    let stage = crate::stage::start(clusters(vec![of_kind(0, 600, "vm0")]), |settings| {
+        settings.filled = 0.1
+    })
+    .await;
     stop_at(&stage, &STOPS[3], "vm0");
     let note = |id: &str| {
         let mut world = stage.simulation.world();
-        let apple = world.clusters.iter_mut().find(|cluster| cluster.alias == "apple").unwrap();
-        let description = apple.guests.get_mut(&600).unwrap().config.get_mut("description").unwrap();
+        let apple = world
+            .clusters
+            .iter_mut()
+            .find(|cluster| cluster.alias == "apple")
+            .unwrap();
+        let description = apple
+            .guests
+            .get_mut(&600)
+            .unwrap()
+            .config
+            .get_mut("description")
+            .unwrap();
         let (before, rest) = description.split_once("(move ").unwrap();
         let (own, after) = rest.split_once(')').unwrap();
         let own = own.to_owned();
@@ -114,9 +172,21 @@ async fn a_guest_that_another_move_has_stopped_is_left_alone() {
         own
     };
     let own = note("ffff0000");
-    let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "vm0"];
+    let words = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm0",
+    ];
     let ended = run(&stage, &words).expect(6);
-    assert!(ended.stdout.contains("stopped by another move of it"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("stopped by another move of it"),
+        "{}",
+        ended.stdout
+    );
     run(&stage, &["abort", "--json", "apple", "banana", "vm0"]).expect(6);
     note(&own);
     run(&stage, &words).expect(0);

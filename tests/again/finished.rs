@@ -14,10 +14,22 @@ use crate::stage::{self, MIB, clusters, disk, guest, launch, moved, nothing_left
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
-    let disks = vec![disk("scsi0", "raw", 68 * MIB), disk("scsi1", "qcow2", 2 * MIB)];
+    let disks = vec![
+        disk("scsi0", "raw", 68 * MIB),
+        disk("scsi1", "qcow2", 2 * MIB),
+    ];
     let specs = vec![guest(600, "vm0", disks, 64 * 1024)];
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.3).await;
-    let words = ["--json", "--yes", "--skip-start", "apple", "banana", "node2", "local-ssd", "vm0"];
+    let words = [
+        "--json",
+        "--yes",
+        "--skip-start",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm0",
+    ];
     let done = run(&stage, &words).expect(0);
     let verify = |code: i32| -> Vec<Value> {
         let ended = run(&stage, &["verify", "--json", "apple", "banana", "vm0"]).expect(code);
@@ -27,17 +39,29 @@ async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
     let equal = verify(0);
     assert_eq!(stage.simulation.faults().writes(), []);
     assert_eq!(equal.len(), 2);
-    assert!(equal.iter().all(|found| found["equal"] == true), "{equal:#?}");
+    assert!(
+        equal.iter().all(|found| found["equal"] == true),
+        "{equal:#?}"
+    );
     // The digest of a raw disk is the one the move had agreed on.
     let agreed = done.told("move-done")[0]["verified"][0][1].clone();
     assert_eq!(equal[0]["digest"], agreed);
     nothing_left(&stage);
     let target = stage.vmid("banana", "vm0").unwrap();
-    let image = stage
+    let images = stage
         .simulation
         .directory
-        .join(format!("banana/node2/local-ssd/images/{target}/vm-{target}-disk-0.raw"));
-    let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
+        .join(format!("banana/node2/local-ssd/images/{target}"));
+    let image = std::fs::read_dir(images)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "raw"))
+        .unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(image)
+        .unwrap();
     let offset = 65 * MIB + 12_345;
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
@@ -46,10 +70,23 @@ async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
     assert_eq!(found[0]["equal"], false);
     assert_eq!(found[0]["offset"], offset / 65_536 * 65_536);
     assert_eq!(found[1]["equal"], true);
-    let text = run(&stage, &["verify", "apple", "banana", "vm0"]).expect(5).stdout;
-    assert!(text.contains(&format!("vm0 scsi0: DIFFERS from offset {}", offset / 65_536 * 65_536)), "{text}");
-    let other = run(&stage, &["verify", "apple", "banana", "vm7"]).expect(4).stdout;
-    assert!(other.contains("apple has no guest vm7--MIGRATED"), "{other}");
+    let text = run(&stage, &["verify", "apple", "banana", "vm0"])
+        .expect(5)
+        .stdout;
+    assert!(
+        text.contains(&format!(
+            "vm0 scsi0: DIFFERS from offset {}",
+            offset / 65_536 * 65_536
+        )),
+        "{text}"
+    );
+    let other = run(&stage, &["verify", "apple", "banana", "vm7"])
+        .expect(4)
+        .stdout;
+    assert!(
+        other.contains("apple has no guest vm7--MIGRATED"),
+        "{other}"
+    );
     nothing_left(&stage);
 }
 
@@ -59,7 +96,11 @@ async fn a_backup_is_waited_for_when_asked() {
     let stage = stage::start(clusters(specs), |_| {}).await;
     let lock = |locked: bool| {
         let mut world = stage.simulation.world();
-        let apple = world.clusters.iter_mut().find(|cluster| cluster.alias == "apple").unwrap();
+        let apple = world
+            .clusters
+            .iter_mut()
+            .find(|cluster| cluster.alias == "apple")
+            .unwrap();
         let config = &mut apple.guests.get_mut(&600).unwrap().config;
         match locked {
             true => config.insert("lock".to_owned(), "backup".to_owned()),
@@ -67,9 +108,21 @@ async fn a_backup_is_waited_for_when_asked() {
         };
     };
     lock(true);
-    let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "vm0"];
+    let words = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm0",
+    ];
     let refused = run(&stage, &words).expect(4);
-    assert!(refused.stdout.contains("it is locked (backup)"), "{}", refused.stdout);
+    assert!(
+        refused.stdout.contains("it is locked (backup)"),
+        "{}",
+        refused.stdout
+    );
     // In vain: it is refused as before, later.
     let mut waiting = words.to_vec();
     waiting.splice(1..1, ["--wait-for-locks", "1s"]);
@@ -80,7 +133,13 @@ async fn a_backup_is_waited_for_when_asked() {
     assert!(!running.is_over());
     lock(false);
     let ended = running.wait().expect(0);
-    assert!(ended.stdout.contains("waiting for up to 3m: vm0: it is locked (backup)"), "{}", ended.stdout);
+    assert!(
+        ended
+            .stdout
+            .contains("waiting for up to 3m: vm0: it is locked (backup)"),
+        "{}",
+        ended.stdout
+    );
     moved(&stage, ("apple", 600), "banana", "vm0");
 }
 
@@ -95,7 +154,10 @@ impl Node {
     fn start(to: std::net::SocketAddr) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (dead, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (dead, open) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(Mutex::new(Vec::new())),
+        );
         let node = Node {
             port,
             dead: Arc::clone(&dead),
@@ -110,7 +172,9 @@ impl Node {
                 };
                 near.set_nonblocking(false).unwrap();
                 let far = TcpStream::connect(to).unwrap();
-                open.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                open.lock()
+                    .unwrap()
+                    .extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
                 for (mut from, mut to) in [
                     (near.try_clone().unwrap(), far.try_clone().unwrap()),
                     (far, near),
@@ -140,9 +204,19 @@ impl Node {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn when_an_api_node_dies_in_the_middle_the_move_goes_on_with_another() {
-    let specs = vec![guest(600, "vm0", vec![disk("scsi0", "raw", 8 * MIB)], 32 * 1024)];
+    let specs = vec![guest(
+        600,
+        "vm0",
+        vec![disk("scsi0", "raw", 8 * MIB)],
+        32 * 1024,
+    )];
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.5).await;
-    let apple = stage.simulation.clusters.iter().find(|cluster| cluster.alias == "apple").unwrap();
+    let apple = stage
+        .simulation
+        .clusters
+        .iter()
+        .find(|cluster| cluster.alias == "apple")
+        .unwrap();
     let address = apple.address;
     let node = Arc::new(Node::start(address));
     let text = std::fs::read_to_string(stage.proxmoverc()).unwrap();
@@ -160,7 +234,15 @@ async fn when_an_api_node_dies_in_the_middle_the_move_goes_on_with_another() {
             FaultKind::Before(Arc::new(move || dying.die())),
         )
     });
-    let words = ["--json", "--yes", "apple", "banana", "node2", "local-ssd", "vm0"];
+    let words = [
+        "--json",
+        "--yes",
+        "apple",
+        "banana",
+        "node2",
+        "local-ssd",
+        "vm0",
+    ];
     run(&stage, &words).expect(0);
     assert!(node.dead.load(Ordering::Relaxed));
     let target = moved(&stage, ("apple", 600), "banana", "vm0");

@@ -68,7 +68,11 @@ fn token() -> Credentials {
 
 /// A client with a token and the right pin: what most tests want.
 fn simple(server: &Server) -> HttpApi {
-    client(server, token(), Trust::Fingerprint(vec![server.fingerprint]))
+    client(
+        server,
+        token(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    )
 }
 
 const LOGIN: &str =
@@ -85,7 +89,11 @@ async fn a_ticket_goes_into_the_cookie_and_the_token_into_writes_only() {
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     assert_eq!(api.release().await.expect("release").to_string(), "8.4");
     assert_eq!(api.user().await.expect("user"), "mover@pve");
     let change = ConfigChange {
@@ -137,7 +145,11 @@ async fn a_refused_ticket_is_replaced_once_and_harmless_requests_are_repeated() 
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     api.release().await.expect("repeated after the login");
     assert_eq!(
         server.lines(),
@@ -168,7 +180,11 @@ async fn an_old_ticket_is_renewed_with_itself_and_an_expired_one_with_the_passwo
         _ => ok(VERSION),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(vec![server.fingerprint]));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     api.release().await.expect("release");
     api.age_ticket(Duration::from_secs(65 * 60)).await;
     api.release().await.expect("release");
@@ -800,7 +816,11 @@ async fn when_a_node_does_not_answer_the_next_one_is_asked() {
         other => panic!("{other}"),
     })
     .await;
-    let mut api = client(&one, token(), Trust::Fingerprint(vec![one.fingerprint, two.fingerprint]));
+    let mut api = client(
+        &one,
+        token(),
+        Trust::Fingerprint(vec![one.fingerprint, two.fingerprint]),
+    );
     api.config.port = port;
     api.config.also = vec![
         ("127.0.0.1".to_owned(), one.port),

@@ -21,8 +21,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::faults::{CommandFault, CommandFaults};
 use super::command::{Exec, Groups, Program, spawn};
+use super::faults::{CommandFault, CommandFaults};
 use super::gate::{Gate, GatedStream};
 use super::{ANY_PORT, HostError, HostSettings};
 
@@ -289,7 +289,9 @@ impl Connection {
             self.lines.insert(id, line);
         }
         match &fault {
-            Some(CommandFault::Error) => program = Program::Shell(b"echo broken >&2; exit 1".to_vec()),
+            Some(CommandFault::Error) => {
+                program = Program::Shell(b"echo broken >&2; exit 1".to_vec())
+            }
             Some(CommandFault::Hang) => program = Program::Shell(b"exec sleep 3600".to_vec()),
             Some(CommandFault::LostAnswer | CommandFault::Started(_)) | None => {}
         }
