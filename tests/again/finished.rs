@@ -51,7 +51,7 @@ async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
     let images = stage
         .simulation
         .directory
-        .join(format!("banana/node2/local-ssd/images/{target}"));
+        .join(format!("banana/node2/srv/local-ssd/images/{target}"));
     let image = std::fs::read_dir(images)
         .unwrap()
         .map(|entry| entry.unwrap().path())
