@@ -173,7 +173,7 @@ impl ServerCertVerifier for Gate {
         };
         match &self.judge {
             Judge::Anybody => Ok(ServerCertVerified::assertion()),
-            Judge::Fingerprint(expected) if expected.iter().any(|one| *one == seen) => {
+            Judge::Fingerprint(expected) if expected.contains(&seen) => {
                 Ok(ServerCertVerified::assertion())
             }
             Judge::Fingerprint(expected) => {

@@ -140,7 +140,9 @@ impl Mover {
     /// without them, and nothing is removed that was not looked at.
     async fn look_back(&self, job: &GuestMove, walk: &mut Walk) -> Result<Facts, MoveError> {
         let (source, target) = self.guests(job).await?;
-        self.is_ours(job, source.as_ref(), target.as_ref())?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
         if target.is_some() && !std::mem::replace(&mut walk.prepared, true) {
             // Prepared hosts see more; those that cannot be prepared say so when they are looked at.
             if let Err(error) = self.engine.prepare(&job.pairs).await {
@@ -263,7 +265,9 @@ impl Mover {
     /// Starts the source, if the target still does not run and the move is still ours.
     async fn start_source(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (source, target) = self.guests(job).await?;
-        self.is_ours(job, source.as_ref(), target.as_ref())?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
         let target_rests = target.is_some_and(|target| target.power == Power::Stopped);
         let named = source.is_some_and(|source| source.name() == job.plan.name);
         if !(target_rests && named) {
@@ -280,7 +284,10 @@ impl Mover {
 
     async fn still_ours(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (source, target) = self.guests(job).await?;
-        self.is_ours(job, source.as_ref(), target.as_ref())
+        match self.not_ours(job, source.as_ref(), target.as_ref()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Removes what was copied. A volume that cannot be reached keeps the placeholder, which is what names it.

@@ -23,7 +23,9 @@ impl Mover {
     /// Looks at both guests and at the volumes, and makes sure that the move is still ours.
     pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
         let (source, target) = self.guests(job).await?;
-        self.is_ours(job, source.as_ref(), target.as_ref())?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
         self.facts(job, source, target, Volumes::WhereTheyMatter)
             .await
     }
@@ -51,31 +53,29 @@ impl Mover {
         Ok((source, target))
     }
 
-    /// Refuses to go on with a move that somebody else has taken over, or a guest that another move has stopped.
-    pub(super) fn is_ours(
+    /// Says why a move is not ours to go on with: somebody else has taken it over, or another move stopped the guest.
+    pub(super) fn not_ours(
         &self,
         job: &GuestMove,
         source: Option<&GuestDetail>,
         target: Option<&GuestDetail>,
-    ) -> Result<(), MoveError> {
+    ) -> Option<MoveError> {
         let taken = target
             .and_then(|target| Mark::parse(target.description()))
             .and_then(|mark| claim::taken_by(&mark, &self.claimant));
         if let Some(by) = taken {
-            return Err(job.taken_over(&by));
+            return Some(job.taken_over(&by));
         }
-        let Some(source) = source.filter(|_| target.is_some()) else {
-            return Ok(());
-        };
+        let source = source.filter(|_| target.is_some())?;
         if NameMark::split(source.name()).1 == NameMark::Plain {
-            return Ok(());
+            return None;
         }
         match (noted_move(source.description()), &job.mark.id) {
-            (Some((noted, place)), Some(id)) if noted != id => Err(MoveError::Contradiction {
+            (Some((noted, place)), Some(id)) if noted != id => Some(MoveError::Contradiction {
                 guest: job.plan.name.clone(),
                 facts: format!("the source was stopped by another move of it, to {place}"),
             }),
-            _ => Ok(()),
+            _ => None,
         }
     }
 

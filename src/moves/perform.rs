@@ -222,7 +222,9 @@ impl Mover {
         }
         // Bound to what was read while the move is still ours: whoever takes it over now keeps its mark.
         let (source, target) = self.guests(job).await?;
-        self.is_ours(job, source.as_ref(), target.as_ref())?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
         let digest = target.and_then(|target| target.config.value("digest").map(str::to_owned));
         let change = ConfigChange {
             set,
