@@ -105,8 +105,14 @@ impl Batch<'_> {
 
     /// Moves all guests of the request, and tells whatever goes wrong.
     pub async fn run(&self, request: &MoveRequest) -> ExitCode {
-        let ends = self.ends(request).await;
-        self.tell_ends(ends)
+        match self.try_run(request).await {
+            Ok(ends) => self.tell_ends(ends),
+            // Refused as a whole: there is one answer, and nothing to sum up.
+            Err(failure) => {
+                let guests = request.guests.join(", ");
+                self.tell_failed(&guests, failure).exit
+            }
+        }
     }
 
     /// Moves all guests of the request, and returns how each ended.
