@@ -151,7 +151,7 @@ impl Server {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, World> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +187,8 @@ impl Server {
         }
     }
 
-    async fn run_task(&self, upid: String, mut work: Work) {
+    /// Does a task's work to its end.
+    pub(crate) async fn run_task(&self, upid: String, mut work: Work) {
         loop {
             let ended = {
                 let mut world = self.lock();
