@@ -152,7 +152,7 @@ fn take_commands(directory: &Path) -> Vec<String> {
 /// Puts the `ha-manager` of a node into a directory of programs: the one command the API has no way for.
 ///
 /// It writes what it is told into the cluster's directory, where the manager finds it in its next round.
-pub(super) fn install_ha_manager(
+pub fn install_ha_manager(
     programs: &Path,
     cluster: &Path,
     spec: &ClusterSpec,

@@ -44,6 +44,11 @@ pub(crate) fn round(cluster: &mut Cluster) -> Vec<(String, Work)> {
             let kind = task.map_or("", |task| task.kind.as_str()).to_owned();
             service.work = None;
             judge(cluster, &kind, &guest, &mut service);
+            // After a start that failed the manager decides what to try.
+            if service.state == "started" && service.failures > 0 {
+                cluster.manager.services.insert(vmid, service);
+                continue;
+            }
         }
         let services = cluster.manager.services.values();
         let busy = services

@@ -127,6 +127,11 @@ impl Server {
             Some(FaultKind::LostAnswer) => lost = true,
             Some(FaultKind::LostRequest) => return Err(Broken),
             Some(FaultKind::Hang) => std::future::pending::<()>().await,
+            Some(FaultKind::HangAfter) => {
+                self.carry_out(&parsed).await;
+                self.faults.died();
+                std::future::pending::<()>().await;
+            }
             Some(FaultKind::Delay(time)) => tokio::time::sleep(time).await,
             Some(FaultKind::Before(callback)) => callback(),
             Some(FaultKind::After(callback)) => {
