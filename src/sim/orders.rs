@@ -250,6 +250,7 @@ fn go_down(server: &Server, node: &str, how: Down) {
             guest.holder = None;
             guest.migrating_to = None;
         }
+        cluster.remember(guest.vmid);
     }
     if let Some(node) = cluster.nodes.iter_mut().find(|known| known.name == node) {
         node.online = false;

@@ -504,6 +504,7 @@ impl Cluster {
             guest.holder = None;
             guest.config.remove("lock");
         }
+        self.remember(vmid);
     }
 }
 
