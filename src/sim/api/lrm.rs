@@ -109,6 +109,8 @@ fn stay(cluster: &Cluster, guest: &Guest, service: &mut Service) {
         .is_some_and(|ha| ha.state == "started");
     service.state = if started { "started" } else { "request_stop" }.to_owned();
     service.target = None;
+    // It counts as running when its node says so again.
+    service.running = false;
 }
 
 fn next(cluster: &Cluster, guest: &Guest, service: &Service) -> Next {
