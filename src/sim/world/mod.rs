@@ -187,6 +187,11 @@ impl Cluster {
         }
     }
 
+    /// Returns the file that is there while a node has no power, for its SSH host.
+    pub fn power_off_file(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.powered-off"))
+    }
+
     /// Tells whether a node is up.
     pub fn is_online(&self, node: &str) -> bool {
         self.node(node).is_some_and(|node| node.online)

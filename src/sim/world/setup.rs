@@ -84,6 +84,9 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
 fn directories(cluster: &Cluster) -> io::Result<()> {
     for node in &cluster.nodes {
         fs::create_dir_all(cluster.directory.join(&node.name))?;
+        if !node.online {
+            fs::write(cluster.power_off_file(&node.name), "")?;
+        }
         for storage in &cluster.storages {
             if storage.kind != "dir"
                 || !cluster.storage_serves(storage, &node.name)
