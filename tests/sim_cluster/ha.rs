@@ -358,22 +358,19 @@ async fn the_command_line_of_a_node_switches_maintenance() {
     let (exit, _) = ha_manager(&["crm-command", "node-maintenance", "disable", "node1"]).await;
     assert_eq!(exit, Exit::Code(0));
     until(&|| at("node1"));
-    // A node that reboots cannot be logged in to meanwhile.
-    let third = shell("node3");
-    third
-        .run(&Command::new("reboot"), b"", cluster::PATIENCE)
-        .await
-        .unwrap();
-    until(&|| !stage.simulation.world().clusters[0].is_online("node3"));
-    assert!(
-        shell("node3")
-            .run(&Command::new("true"), b"", cluster::PATIENCE)
-            .await
-            .is_err()
-    );
-    until(&|| stage.simulation.world().clusters[0].is_online("node3"));
-    let back = shell("node3")
-        .run(&Command::new("true"), b"", cluster::PATIENCE)
-        .await;
+    let up = || stage.simulation.world().clusters[0].is_online("node3");
+    let reboot = Command::new("reboot");
+    let done = shell("node3").run(&reboot, b"", cluster::PATIENCE).await;
+    assert_eq!(done.unwrap().exit, Exit::Code(0));
+    until(&|| !up());
+    until(&up);
+    // Nobody logs in to a node without power.
+    let orders = stage.simulation.orders(cluster::ALIAS).unwrap();
+    orders.cut_power("node3");
+    let truth = Command::new("true");
+    let refused = shell("node3").run(&truth, b"", cluster::PATIENCE).await;
+    assert!(refused.is_err(), "{refused:?}");
+    orders.boot("node3");
+    let back = shell("node3").run(&truth, b"", cluster::PATIENCE).await;
     assert_eq!(back.unwrap().exit, Exit::Code(0));
 }
