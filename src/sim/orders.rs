@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Simulation;
+use super::api::migrate::task;
 use super::api::server::Server;
-use super::api::{lrm, migrate, power};
+use super::api::{lrm, power};
 use super::world::migration::Wish;
 use super::world::rights::Identity;
 use super::world::scenario::ClusterSpec;
@@ -69,10 +70,10 @@ impl Orders {
             ..Wish::default()
         };
         let (kind, work) = match guest.container {
-            false => ("qmigrate", migrate::vm_work(guest.node.clone(), vmid, wish)),
+            false => ("qmigrate", task::vm_work(guest.node.clone(), vmid, wish)),
             true => (
                 "vzmigrate",
-                migrate::container_work(guest.node.clone(), vmid, wish, Some(180)),
+                task::container_work(guest.node.clone(), vmid, wish, Some(180)),
             ),
         };
         let upid = cluster.add_task(&guest.node, kind, &vmid.to_string(), &who);

@@ -2,7 +2,8 @@
 //!
 //! It decides nothing; the manager has. Read next: `../world/ha.rs`.
 
-use super::migrate::{before_vm, container_work, same_storages, vm_work};
+use super::migrate::task::{container_work, vm_work};
+use super::migrate::{before_vm, same_storages};
 use super::power::{Order, shutdown_work, start_work, stop_work};
 use super::root;
 use crate::sim::world::Cluster;

@@ -83,7 +83,10 @@ pub(super) enum Wanted {
 }
 
 /// Takes the lock on the guest's file for a task; `None`: still waiting.
-pub(super) fn take_lock(stage: &mut Stage<'_>, order: &Order) -> Option<Result<(), String>> {
+pub(in crate::sim::api) fn take_lock(
+    stage: &mut Stage<'_>,
+    order: &Order,
+) -> Option<Result<(), String>> {
     let upid = stage.upid.to_owned();
     let waited = stage.elapsed > Duration::from_millis(stage.pace.lock_wait);
     let guest = match stage.cluster.guests.get_mut(&order.vmid) {
@@ -133,7 +136,11 @@ pub(crate) fn start_work(order: Order) -> Work {
 }
 
 /// Starts a VM now, when it can start at all.
-pub(super) fn launch(stage: &mut Stage<'_>, node: &str, vmid: u32) -> Result<(), String> {
+pub(in crate::sim::api) fn launch(
+    stage: &mut Stage<'_>,
+    node: &str,
+    vmid: u32,
+) -> Result<(), String> {
     let cluster = &mut *stage.cluster;
     if let Some(guest) = cluster.guests.get_mut(&vmid) {
         guest.settle_all();
@@ -230,7 +237,7 @@ fn can_start_container(cluster: &crate::sim::world::Cluster, guest: &Guest) -> R
 }
 
 /// Checks that a guest's node has the bridges it is connected to.
-pub(super) fn check_bridges(
+pub(in crate::sim::api) fn check_bridges(
     cluster: &crate::sim::world::Cluster,
     guest: &Guest,
 ) -> Result<(), String> {
@@ -266,7 +273,7 @@ fn option_size(guest: &Guest, key: &str) -> u64 {
 }
 
 /// A pinned machine that is newer than the node's QEMU does not start.
-pub(super) fn machine_exists(
+pub(in crate::sim::api) fn machine_exists(
     cluster: &crate::sim::world::Cluster,
     guest: &Guest,
 ) -> Result<(), String> {
@@ -291,7 +298,7 @@ pub(super) fn machine_exists(
 }
 
 /// Ends a VM's process; `hard` without letting it finish what it writes.
-pub(super) fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
+pub(in crate::sim::api) fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
     let Some(guest) = stage.cluster.guests.get(&vmid).cloned() else {
         return;
     };
