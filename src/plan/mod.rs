@@ -7,8 +7,10 @@
 pub mod aftermath;
 pub mod check;
 pub mod decide;
+pub mod evacuate;
 pub mod facts;
 pub mod mark;
+pub mod restore;
 pub mod rights;
 pub mod route;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! [`inventory`].
 
 pub mod drive;
+pub mod evacuation;
 pub mod guest;
 pub mod id;
 pub mod inventory;
