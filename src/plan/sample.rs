@@ -66,6 +66,9 @@ pub(crate) fn summary(node: &str, vmid: u32, name: &str) -> GuestSummary {
         pool: None,
         ha_state: None,
         memory: None,
+        memory_used: None,
+        cpus: None,
+        cpu_used: None,
     }
 }
 
