@@ -5,6 +5,7 @@
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
 mod arguments;
+pub mod evacuate;
 mod site;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use arguments::{
     Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
     VerifyArg,
 };
+use evacuate::{CordonCommand, EvacuateCommand, RestoreCommand};
 use site::SimArgs;
 pub use site::SiteArgs;
 
@@ -55,6 +57,12 @@ pub enum Request {
         /// The disks, in the order of the guest's drives.
         images: Vec<PathBuf>,
     },
+    /// Move all guests off a node, or go through all nodes.
+    Evacuate(Box<EvacuateCommand>),
+    /// Bring them back.
+    Restore(Box<RestoreCommand>),
+    /// Close or open a node.
+    Cordon(Box<CordonCommand>),
     /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
     Porter(Vec<OsString>),
 }
@@ -67,6 +75,9 @@ impl Request {
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
+            Request::Evacuate(command) => command.common.debug,
+            Request::Restore(command) => command.common.debug,
+            Request::Cordon(command) => command.common.debug,
             Request::Completions(_)
             | Request::Man
             | Request::Site(_)
@@ -140,6 +151,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
             Ok(Request::Sim(settle(nothing(), None, &output)))
         }
         Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
+        Verb::Evacuate(arguments) => Ok(Request::Evacuate(Box::new(arguments.command()))),
+        Verb::Restore(arguments) => Ok(Request::Restore(Box::new(arguments.command()))),
+        Verb::Cordon(arguments) => Ok(Request::Cordon(Box::new(arguments.command(true)))),
+        Verb::Uncordon(arguments) => Ok(Request::Cordon(Box::new(arguments.command(false)))),
     }
 }
 

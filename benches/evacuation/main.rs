@@ -134,6 +134,7 @@ fn node_facts(shared: &StorageId, local: &StorageId, dice: &mut fastrand::Rng) -
         seen: Some(NodeSeen {
             closed: None,
             bridges: BTreeSet::from(["vmbr0".to_owned()]),
+            silent: None,
         }),
     }
 }

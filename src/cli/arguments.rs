@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::evacuate::{CordonArgs, EvacuateArgs, RestoreArgs};
 use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -38,6 +39,21 @@ Exit codes:
     6  failed, and the source VM is down; the error says what to do
   130  interrupted; the source VM is up
 With several VMs, the worst counts; down is the worst of all.";
+
+const EVACUATE_HELP: &str = "\
+Policies, for each guest by its tag 'evacuate-POLICY', or by [evacuate:CLUSTER] \
+in the configuration (KubeVirt's words mean the same: LiveMigrate, \
+LiveMigrateIfPossible, None, External):
+  auto          live where possible, else with a stop and a start elsewhere, \
+else stopped (the default)
+  live-migrate  live, or the evacuation is refused
+  migrate       shut down, moved, started there
+  stop          shut down in place
+  force-stop    switched off in place
+  ignore        left alone
+Templates stay. [budget:NAME] sections say what must go on running meanwhile.
+
+See docs/EVACUATION.rst, and 'proxmove --help' for the exit codes.";
 
 /// Moves virtual machines from one Proxmox VE cluster to another.
 #[derive(Debug, Parser)]
@@ -113,6 +129,36 @@ pub(super) enum Verb {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<PathBuf>,
     },
+    /// Move all guests off a node, before maintenance
+    ///
+    /// Shows what happens to each guest, where it goes and why, and how full the other nodes are before and after. At a
+    /// terminal it asks before it begins; otherwise only --execute or --yes begins. The node is closed first ('cordon').
+    /// Each guest is marked with the node it belongs to, so that 'proxmove restore' brings it back, from any machine.
+    #[command(
+        override_usage = "proxmove evacuate [OPTIONS] CLUSTER NODE
+       proxmove evacuate [OPTIONS] --rolling CLUSTER",
+        after_help = EVACUATE_HELP
+    )]
+    Evacuate(EvacuateArgs),
+    /// Bring all guests back to a node that was evacuated
+    ///
+    /// Waits until the node is back and healthy, brings back what came from it, in the start order, starts what was
+    /// running, and opens the node. Guests that somebody has moved on since are left and listed. It may be repeated, works
+    /// partly, and needs no file.
+    #[command(
+        override_usage = "proxmove restore [OPTIONS] CLUSTER NODE",
+        after_help = "See 'proxmove --help' for the exit codes."
+    )]
+    Restore(RestoreArgs),
+    /// Close a node: no proxmove places guests there any more
+    ///
+    /// Writes a block into the node's notes, where colleagues see it too. Where HA is in use, HA maintenance is switched
+    /// on, which moves the guests of HA away.
+    #[command(override_usage = "proxmove cordon [OPTIONS] CLUSTER NODE")]
+    Cordon(CordonArgs),
+    /// Open a node that was closed; moves nothing
+    #[command(override_usage = "proxmove uncordon [OPTIONS] CLUSTER NODE")]
+    Uncordon(CordonArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -318,7 +364,7 @@ fn time(text: &str) -> Result<Duration, String> {
         .map_err(|_| "write a time with its unit, such as 30s or 2min".to_owned())
 }
 
-fn time_to_stop(text: &str) -> Result<Duration, String> {
+pub(super) fn time_to_stop(text: &str) -> Result<Duration, String> {
     match time(text)? {
         short if short < Duration::from_secs(1) => {
             Err("a guest needs at least 1s to stop".to_owned())
@@ -327,7 +373,7 @@ fn time_to_stop(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn pair(text: &str) -> Result<(&str, &str), String> {
+pub(super) fn pair(text: &str) -> Result<(&str, &str), String> {
     match text
         .split_once('=')
         .map(|(from, to)| (from.trim(), to.trim()))

@@ -5,6 +5,8 @@
 
 mod check;
 mod demo;
+mod evacuate;
+mod rolling;
 mod show;
 mod site;
 
@@ -57,6 +59,9 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Sim(_) => demo::keep(process).await,
         Request::Site(arguments) => site::serve(arguments).await,
         Request::SimProof { ledger, images } => site::prove(&ledger, &images),
+        Request::Evacuate(command) => evacuate::evacuate(process, &command).await,
+        Request::Restore(command) => evacuate::restore(process, &command).await,
+        Request::Cordon(command) => evacuate::cordon(process, &command).await,
         // The porter is synchronous and never gets here.
         Request::Porter(_) => Ok(ExitCode::Usage),
     }

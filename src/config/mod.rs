@@ -6,6 +6,7 @@
 //! displayed. Read next: `parse.rs`, `derive.rs`, `show.rs`.
 
 pub mod derive;
+pub mod evacuate;
 mod parse;
 pub mod show;
 mod text;
@@ -56,6 +57,10 @@ pub struct Config {
     pub clusters: BTreeMap<ClusterAlias, ClusterConfig>,
     /// `[storage:ALIAS:NAME[@NODE]]`, in the order of the file.
     pub storages: Vec<StorageConfig>,
+    /// `[evacuate:ALIAS]`.
+    pub evacuations: BTreeMap<ClusterAlias, evacuate::EvacuateConfig>,
+    /// `[budget:NAME]`, in the order of the file.
+    pub budgets: Vec<evacuate::BudgetConfig>,
     /// What is odd but usable.
     pub warnings: Vec<Problem>,
 }

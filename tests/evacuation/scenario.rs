@@ -403,6 +403,7 @@ impl Node {
             seen: Some(NodeSeen {
                 closed: self.closed.then(closed),
                 bridges: self.bridges.clone().unwrap_or(bridges),
+                silent: None,
             }),
         }
     }

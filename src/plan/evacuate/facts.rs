@@ -51,6 +51,8 @@ pub struct NodeSeen {
     pub closed: Option<Closed>,
     /// Its bridges and virtual networks.
     pub bridges: BTreeSet<String>,
+    /// Why it did not answer; it is as good as closed then.
+    pub silent: Option<String>,
 }
 
 /// One storage as a node sees it.
@@ -103,6 +105,12 @@ impl GuestFacts {
     /// Says whether its process exists.
     pub fn runs(&self) -> bool {
         self.power == Power::Running
+    }
+
+    /// Says whether it runs where it is going: one that an evacuation has shut down already is started there.
+    pub fn will_run(&self) -> bool {
+        let away = self.seen.as_ref().and_then(|seen| seen.away.as_ref());
+        self.runs() || away.is_some_and(|away| away.running && away.origin == self.place.node)
     }
 
     /// Returns its memory as far as it takes any now.

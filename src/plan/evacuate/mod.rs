@@ -195,6 +195,10 @@ pub fn closed_because(inventory: &Inventory, name: &NodeName) -> Option<String> 
     if node.maintenance {
         return Some("is in HA maintenance".to_owned());
     }
-    let closed = node.seen.as_ref()?.closed.as_ref()?;
+    let seen = node.seen.as_ref()?;
+    if let Some(why) = &seen.silent {
+        return Some(format!("cannot be asked whether it is closed ({why})"));
+    }
+    let closed = seen.closed.as_ref()?;
     Some(format!("is closed ({})", closed.describe()))
 }

@@ -49,9 +49,9 @@ pub struct Need {
 }
 
 impl Need {
-    /// Returns what a guest needs while it runs; one that does not run needs nothing but space.
+    /// Returns what a guest needs where it goes; one that does not run there needs nothing but space.
     pub fn of(guest: &GuestFacts, space: BTreeMap<StorageId, Bytes>) -> Need {
-        if !guest.runs() {
+        if !guest.will_run() {
             return Need {
                 space,
                 ..Need::default()

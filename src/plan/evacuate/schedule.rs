@@ -2,7 +2,7 @@
 //!
 //! Pure: whoever acts says what has ended and what runs, and asks what may begin. Never more at one time than allowed, in
 //! all and for each target; never below a budget; nothing is stopped for good as long as another guest of its budget waits
-//! that is only restarted. Read next: `moves/evacuation`.
+//! that is only restarted. Read next: `evacuation/run.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
