@@ -211,6 +211,13 @@ impl HttpApi {
         }
     }
 
+    /// Returns the client with another shortest pause between two looks at a task: for rehearsals, where tasks take
+    /// milliseconds.
+    pub fn polling_every(mut self, pause: Duration) -> HttpApi {
+        self.pace.poll = pause;
+        self
+    }
+
     /// Reads a path of the API, repeating after broken connections and proxy failures.
     pub(super) async fn get(
         &self,

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
 
+/// The directory below a host's own where programs of the host itself are, found before those of this machine.
+pub const PROGRAMS: &str = "bin";
+
 /// Which SSH server a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Server {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::Simulation;
 use super::guest::{Ledger, Verdict};
-use super::host::{HostSettings, Server, SimHost, generate_key};
+use super::host::{HostSettings, PROGRAMS, Server, SimHost, generate_key};
+use super::orders::install_ha_manager;
 use super::players::{Play, Players};
 use super::world::machine::GuestMachine;
 use super::world::scenario::{ClusterSpec, Scenario, StorageSpec};
@@ -62,6 +63,7 @@ impl Stage {
         std::fs::create_dir(&clusters)?;
         let machine = Arc::clone(&players) as Arc<dyn GuestMachine>;
         let simulation = Simulation::start_in(settings.scenario.clone(), machine, &clusters)?;
+        let specs = &settings.scenario.clusters;
         let mut hosts = BTreeMap::new();
         let mut known_hosts = String::new();
         for cluster in &simulation.clusters {
@@ -69,6 +71,11 @@ impl Stage {
                 let name = format!("{}-{}", cluster.alias, node.name);
                 let own = directory.path().join("hosts").join(&name);
                 std::fs::create_dir_all(&own)?;
+                if let Some(spec) = specs.iter().find(|spec| spec.alias == cluster.alias) {
+                    let programs = own.join(PROGRAMS);
+                    let directory = simulation.directory.join(&cluster.alias);
+                    install_ha_manager(&programs, &directory, spec)?;
+                }
                 let host = SimHost::start(HostSettings {
                     name: name.clone(),
                     directory: own,

@@ -127,6 +127,11 @@ impl Server {
             Some(FaultKind::LostAnswer) => lost = true,
             Some(FaultKind::LostRequest) => return Err(Broken),
             Some(FaultKind::Hang) => std::future::pending::<()>().await,
+            Some(FaultKind::HangAfter) => {
+                self.carry_out(&parsed).await;
+                self.faults.died();
+                std::future::pending::<()>().await;
+            }
             Some(FaultKind::Delay(time)) => tokio::time::sleep(time).await,
             Some(FaultKind::Before(callback)) => callback(),
             Some(FaultKind::After(callback)) => {
@@ -151,7 +156,7 @@ impl Server {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, World> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +192,8 @@ impl Server {
         }
     }
 
-    async fn run_task(&self, upid: String, mut work: Work) {
+    /// Does a task's work to its end.
+    pub(crate) async fn run_task(&self, upid: String, mut work: Work) {
         loop {
             let ended = {
                 let mut world = self.lock();

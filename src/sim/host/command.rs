@@ -125,7 +125,9 @@ pub(super) fn spawn(program: Program, home: &Path, user: &str) -> std::io::Resul
         }
         Program::Subsystem(path) => tokio::process::Command::new(path),
     };
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let mut path = home.join(super::PROGRAMS).into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
     command
         .env_clear()
         .env("PATH", path)

@@ -2,12 +2,14 @@
 //!
 //! Holds state and the rules that keep it consistent; it knows no HTTP and no parameter checks (that is `../api`).
 //! Disk images are real files under the simulation's directory, or zvols of a real pool. Read next: [`scenario`] (the start), [`guest`],
-//! [`storage`], [`zpool`], [`rights`], [`task`], [`faults`].
+//! [`storage`], [`zpool`], [`migration`], [`ha`], [`rights`], [`task`], [`faults`].
 
 pub mod faults;
 pub mod guest;
+pub mod ha;
 pub mod images;
 pub mod machine;
+pub mod migration;
 pub mod rights;
 pub mod scenario;
 pub mod setup;
@@ -20,8 +22,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use guest::Guest;
+use ha::HaManager;
 use rights::User;
-use scenario::{HaSpec, NodeSpec, Pace, ReplicationSpec, StorageSpec};
+use scenario::{
+    HaGroupSpec, HaRuleSpec, HaSpec, MappingSpec, NodeSpec, Pace, ReplicationSpec, StorageSpec,
+};
 use task::Task;
 
 /// All clusters.
@@ -70,6 +75,20 @@ pub struct Cluster {
     pub replication: Vec<ReplicationSpec>,
     /// Its HA resources.
     pub ha: Vec<HaSpec>,
+    /// Its HA groups.
+    pub ha_groups: Vec<HaGroupSpec>,
+    /// Its HA rules.
+    pub ha_rules: Vec<HaRuleSpec>,
+    /// What its HA manager knows and does.
+    pub manager: HaManager,
+    /// Its mapped devices.
+    pub mappings: Vec<MappingSpec>,
+    /// When each node booted, where that was not at the start.
+    pub booted: BTreeMap<String, Instant>,
+    /// What was asked of nodes: to reboot (true) or to shut down, and when.
+    pub power_requests: Vec<(String, bool, Instant)>,
+    /// The most memory that guests had on each node at any moment, those on their way to it counted.
+    pub memory_peaks: BTreeMap<String, u64>,
     /// Its guests.
     pub guests: BTreeMap<u32, Guest>,
     /// Its tasks, oldest first.
@@ -136,6 +155,46 @@ impl Cluster {
     /// Returns seconds since the start, plus some, so that nothing looks freshly booted.
     pub fn uptime(&self) -> u64 {
         3_600 + self.born.elapsed().as_secs()
+    }
+
+    /// Returns seconds since a node booted.
+    pub fn node_uptime(&self, node: &str) -> u64 {
+        match self.booted.get(node) {
+            Some(booted) => booted.elapsed().as_secs(),
+            None => self.uptime(),
+        }
+    }
+
+    /// Tells whether a node is up.
+    pub fn is_online(&self, node: &str) -> bool {
+        self.node(node).is_some_and(|node| node.online)
+    }
+
+    /// Tells whether most nodes are up; without that nothing can be written.
+    pub fn is_quorate(&self) -> bool {
+        let online = self.nodes.iter().filter(|node| node.online).count();
+        online * 2 > self.nodes.len()
+    }
+
+    /// Returns the memory of the guests that run on a node.
+    pub fn guest_memory(&self, node: &str) -> u64 {
+        let running = self
+            .guests
+            .values()
+            .filter(|guest| guest.node == node && guest.run.is_some());
+        running.map(Guest::memory).sum()
+    }
+
+    /// Notes how much memory guests have on each node, those on their way to it counted.
+    pub fn note_memory(&mut self) {
+        for node in &self.nodes {
+            let coming = self.guests.values().filter(|guest| {
+                guest.run.is_some() && guest.migrating_to.as_deref() == Some(node.name.as_str())
+            });
+            let memory = self.guest_memory(&node.name) + coming.map(Guest::memory).sum::<u64>();
+            let peak = self.memory_peaks.entry(node.name.clone()).or_insert(0);
+            *peak = memory.max(*peak);
+        }
     }
 
     /// Returns a new process id.
