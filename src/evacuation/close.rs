@@ -159,5 +159,5 @@ impl Evacuator {
 /// Says whether a change was refused because of another one.
 pub(super) fn is_conflict(error: &ApiError) -> bool {
     let reason = error.reason();
-    reason.contains("detected modified configuration") || reason.contains("checksum missmatch")
+    reason.contains("modified configuration") || reason.contains("checksum mis")
 }

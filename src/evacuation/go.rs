@@ -56,13 +56,20 @@ impl Evacuator {
             Ok(detail) => detail.power == Power::Running,
             Err(error) => return (Fate::Failed, here, chain(&error), false),
         };
+        if plan.action == Action::Start {
+            self.step(name, "start", "starting it");
+            return match self.make_run(&plan.place, true).await {
+                Ok(()) => (Fate::Ok, here, plan.why.clone(), false),
+                Err(stranded) => (Fate::Failed, here, stranded.reason, true),
+            };
+        }
         let (to, act) = match &plan.action {
             Action::Go { way, storages } => match &plan.target {
                 Some(target) => (target.clone(), Some((way, storages))),
                 None => return (Fate::Left, here, "it has no target".to_owned(), false),
             },
             Action::Stop { .. } => (plan.place.node.clone(), None),
-            Action::HaManager | Action::Stay => {
+            Action::HaManager | Action::Start | Action::Stay => {
                 return (Fate::Left, here, plan.why.clone(), false);
             }
         };
@@ -73,11 +80,31 @@ impl Evacuator {
             by: self.identity.clone(),
             since: now(),
         };
+        if act.is_some() {
+            match self.wait_for_others(&plan.place, name, &to).await {
+                Ok(None) => {}
+                Ok(Some(remark)) => return self.arrived_by_others(plan, &away, remark).await,
+                Err(stranded) => {
+                    let at = stranded.at.map(|place| place.node);
+                    let down = was_running && !stranded.running;
+                    return (Fate::Failed, at, stranded.reason, down);
+                }
+            }
+        }
         let noted = match self.mark(&plan.place, &away).await {
             Ok(noted) => noted,
             Err(error) => {
-                let reason = format!("its origin could not be noted: {}", chain(&error));
-                return (Fate::Failed, here, reason, false);
+                // Somebody may have moved it in this very moment.
+                return match self.find(&plan.place).await {
+                    Ok(place) if place != plan.place => {
+                        let reason = format!("somebody else moved it to {}", place.node);
+                        (Fate::Ok, Some(place.node), reason, false)
+                    }
+                    Ok(_) | Err(_) => {
+                        let reason = format!("its origin could not be noted: {}", chain(&error));
+                        (Fate::Failed, here, reason, false)
+                    }
+                };
             }
         };
         let Some((way, storages)) = act else {
@@ -112,6 +139,30 @@ impl Evacuator {
         }
     }
 
+    /// Notes the origin of a guest that somebody else brought to where it should go.
+    async fn arrived_by_others(
+        &self,
+        plan: &GuestPlan,
+        away: &Away,
+        remark: String,
+    ) -> (Fate, Option<NodeName>, String, bool) {
+        let target = away.to.clone();
+        let there = GuestRef {
+            node: target.clone().unwrap_or_else(|| plan.place.node.clone()),
+            ..plan.place.clone()
+        };
+        match self.mark(&there, away).await {
+            Ok(_) => (Fate::Ok, target, remark, false),
+            Err(error) => {
+                let reason = format!(
+                    "{remark}, but its origin could not be noted: {}",
+                    chain(&error)
+                );
+                (Fate::Failed, target, reason, false)
+            }
+        }
+    }
+
     async fn stop_here(
         &self,
         plan: &GuestPlan,
@@ -142,7 +193,10 @@ impl Evacuator {
             node: journey.target.clone(),
             ..journey.place.clone()
         };
-        if let Some(remark) = self.wait_for_others(journey).await? {
+        let others = self
+            .wait_for_others(journey.place, journey.name, journey.target)
+            .await?;
+        if let Some(remark) = others {
             self.make_run(&there, run).await?;
             return Ok(Some(remark));
         }
@@ -157,33 +211,35 @@ impl Evacuator {
     }
 
     /// Waits for a migration that somebody else began; a remark when it brought the guest to where it should go.
-    async fn wait_for_others(&self, journey: &Journey<'_>) -> Result<Option<String>, Stranded> {
+    async fn wait_for_others(
+        &self,
+        from: &GuestRef,
+        name: &str,
+        target: &NodeName,
+    ) -> Result<Option<String>, Stranded> {
         let lost = |error: &ApiError| Stranded {
             reason: chain(error),
             at: None,
             running: false,
         };
-        let running = self.api.running_migration(journey.place).await;
+        let running = self.api.running_migration(from).await;
         let Some(upid) = running.map_err(|error| lost(&error))? else {
             return Ok(None);
         };
         self.step(
-            journey.name,
+            name,
             "wait",
             format!("{} is migrating it already; waiting for that", upid.user()),
         );
-        let tell = |line: &str| log::debug!("{}: {line}", journey.name);
+        let tell = |line: &str| log::debug!("{name}: {line}");
         let followed = self.api.follow(&upid, &tell).await;
-        match self.find(journey.place).await {
-            Ok(place) if place.node == *journey.target => {
+        match self.find(from).await {
+            Ok(place) if place.node == *target => {
                 Ok(Some(format!("was migrated there by {}", upid.user())))
             }
-            Ok(place) if place.node == journey.place.node => {
+            Ok(place) if place.node == from.node => {
                 if let Err(error) = followed {
-                    self.notice(
-                        Some(journey.name),
-                        format!("that failed: {}", chain(&error)),
-                    );
+                    self.notice(Some(name), format!("that failed: {}", chain(&error)));
                 }
                 Ok(None)
             }

@@ -14,8 +14,8 @@ use crate::cluster::{Api, ApiError};
 use crate::plan::evacuate::facts::{
     GuestFacts, GuestSeen, Inventory, NodeFacts, NodeSeen, Rule, RuleKind, StorageFacts,
 };
-use crate::plan::evacuate::note::{Closed, TAG_PREFIX};
-use crate::plan::evacuate::{Evacuation, Request, decide};
+use crate::plan::evacuate::note::{self, Closed, Stage, TAG_PREFIX};
+use crate::plan::evacuate::{Evacuation, Request, decide, rights};
 use crate::pve::guest::GuestSummary;
 use crate::pve::ha::HaRuleKind;
 use crate::pve::id::{NodeName, StorageId};
@@ -163,11 +163,24 @@ pub async fn evacuation(
         read_guests(api, &mut inventory, here).await?;
         let own = BTreeSet::from([request.node.clone()]);
         look_at(api, &mut inventory, &own).await;
+        // An evacuation that ended early may have left guests elsewhere that are not started yet.
+        let tag = note::tag(&request.node);
+        let began = |node: &NodeFacts| {
+            let closed = node.seen.as_ref().and_then(|seen| seen.closed.as_ref());
+            closed.is_some_and(|closed| closed.stage == Stage::Evacuating)
+        };
+        if inventory.nodes.get(&request.node).is_some_and(began) {
+            let elsewhere =
+                |guest: &GuestFacts| guest.place.node != request.node && guest.tags.contains(&tag);
+            read_guests(api, &mut inventory, elsewhere).await?;
+        }
     }
     loop {
-        let plan = decide::decide(&inventory, request);
+        let mut plan = decide::decide(&inventory, request);
         // Each round knows more nodes than the one before, so this ends.
         if plan.unseen.is_empty() {
+            let permissions = api.permissions().await?;
+            plan.verdicts.extend(rights::judge(&permissions, &plan));
             return Ok((inventory, plan));
         }
         look_at(api, &mut inventory, &plan.unseen).await;

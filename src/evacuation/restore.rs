@@ -107,7 +107,13 @@ impl RestoreJob {
             what: "restore",
             node,
             guests: done,
-            problems: Vec::new(),
+            problems: self
+                .plan
+                .guests
+                .iter()
+                .filter(|guest| guest.action == Action::Stuck)
+                .map(|guest| format!("{} cannot come back: {}", guest.place.vmid, guest.why))
+                .collect(),
             interrupted,
         })
     }
@@ -132,7 +138,7 @@ impl RestoreJob {
             ..guest.place.clone()
         };
         let (place, travelled) = match &guest.action {
-            Action::Left => {
+            Action::Left | Action::Stuck => {
                 let at = Some(guest.place.node.clone());
                 return result(guest, at, Fate::Left, &guest.why, false);
             }

@@ -332,7 +332,7 @@ impl Work {
                 }
                 let disrupts = match &plan.action {
                     Action::Go { way, .. } => way.disrupts(),
-                    Action::Stop { .. } | Action::HaManager | Action::Stay => false,
+                    Action::Stop { .. } | Action::HaManager | Action::Start | Action::Stay => false,
                 };
                 if disrupts {
                     tools.interrupt.set_down(true);
@@ -383,6 +383,7 @@ impl Work {
                     &self.job.request,
                     plan,
                     &self.on_the_way,
+                    &self.to_come(),
                     self.job.replan,
                 );
                 return Ok(match judged {
@@ -404,6 +405,17 @@ impl Work {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Returns the guests that are going to leave and have not begun.
+    fn to_come(&self) -> BTreeSet<Vmid> {
+        let over: BTreeSet<Vmid> = self.done.iter().map(|guest| guest.vmid).collect();
+        let planned = self.job.plan.guests.iter();
+        planned
+            .filter(|guest| guest.target.is_some())
+            .map(|guest| guest.place.vmid)
+            .filter(|vmid| !over.contains(vmid) && !self.on_the_way.contains_key(vmid))
+            .collect()
     }
 
     /// Looks at the cluster, the guest and its target as they are now.
@@ -525,17 +537,22 @@ impl Work {
             .guests_on(node)
             .await
             .map_err(EvacuationError::api(&format!("list the guests on {node}")))?;
-        let known: BTreeMap<Vmid, Fate> = self
-            .done
-            .iter()
-            .map(|guest| (guest.vmid, guest.result))
-            .collect();
+        let stays = |vmid: &Vmid| {
+            let planned = self.job.plan.guests.iter();
+            let mut of_guest = planned.filter(|guest| guest.place.vmid == *vmid);
+            of_guest.all(|guest| guest.target.is_none())
+        };
+        let known: BTreeMap<Vmid, &Outcome> =
+            self.done.iter().map(|guest| (guest.vmid, guest)).collect();
         Ok(there
             .iter()
-            .filter_map(|guest| match known.get(&guest.place.vmid) {
-                None => Some(format!("{} came to {node} meanwhile", guest.place.vmid)),
-                Some(Fate::Ok) => Some(format!("{} is still on {node}", guest.place.vmid)),
-                Some(Fate::Left | Fate::Stopped | Fate::Failed) => None,
+            .filter_map(|guest| {
+                let vmid = guest.place.vmid;
+                match known.get(&vmid) {
+                    None => Some(format!("{vmid} came to {node} meanwhile")),
+                    Some(outcome) if stays(&vmid) || outcome.result == Fate::Failed => None,
+                    Some(outcome) => Some(format!("{vmid} is still on {node}: {}", outcome.reason)),
+                }
             })
             .collect())
     }

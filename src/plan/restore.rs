@@ -91,8 +91,10 @@ pub enum Action {
     AtHome,
     /// It stays where it is, and only its note goes.
     Forget,
-    /// It is left as it is, with its note.
+    /// It is left as it is, with its note, because that is wanted: it was not selected, or somebody moved it on.
     Left,
+    /// It should come back or be started, and cannot.
+    Stuck,
 }
 
 impl Action {
@@ -110,7 +112,7 @@ impl Action {
             Action::HaManager { .. } => "HA manager",
             Action::AtHome => "at home",
             Action::Forget => "forget",
-            Action::Left => "left",
+            Action::Left | Action::Stuck => "left",
         }
     }
 }
@@ -248,7 +250,8 @@ impl Work<'_> {
                     .lacks(&self.request.node, &running)
                     .first()
                 {
-                    return self.left(guest, format!("cannot be started: its node {lack}"));
+                    let reason = format!("cannot be started: its node {lack}");
+                    return self.left(guest, Action::Stuck, reason);
                 }
                 self.placing.room.take(&self.request.node, &running);
             }
@@ -263,6 +266,7 @@ impl Work<'_> {
             let to = away.to.as_ref().map_or("?", NodeName::as_str);
             return self.left(
                 guest,
+                Action::Left,
                 format!(
                     "was sent to {to}, and somebody moved it on to {}",
                     guest.place.node
@@ -270,7 +274,7 @@ impl Work<'_> {
             );
         }
         if let Some(lock) = guest.lock.as_deref().filter(|lock| *lock == "suspended") {
-            return self.left(guest, format!("is locked ({lock})"));
+            return self.left(guest, Action::Stuck, format!("is locked ({lock})"));
         }
         match self.way_back(guest, start) {
             Ok((way, storages)) => {
@@ -282,11 +286,11 @@ impl Work<'_> {
                 let why = format!("belongs here; moved by {} on {}", away.by, away.since);
                 result(action, start, &why)
             }
-            Err(reason) => self.left(guest, reason),
+            Err(reason) => self.left(guest, Action::Stuck, reason),
         }
     }
 
-    fn left(&mut self, guest: &GuestFacts, reason: String) -> Return {
+    fn left(&mut self, guest: &GuestFacts, action: Action, reason: String) -> Return {
         self.verdicts.push(Verdict {
             guest: Some(label(guest)),
             severity: Severity::Warn,
@@ -298,7 +302,7 @@ impl Work<'_> {
         Return {
             place: guest.place.clone(),
             name: guest.name.clone(),
-            action: Action::Left,
+            action,
             start: false,
             why: reason,
             up_delay: 0,
@@ -408,6 +412,6 @@ pub fn json(plan: &Restore) -> Value {
 pub fn acting(plan: &Restore) -> impl Iterator<Item = (Vmid, &Return)> {
     plan.guests
         .iter()
-        .filter(|guest| guest.action != Action::Left)
+        .filter(|guest| !matches!(guest.action, Action::Left | Action::Stuck))
         .map(|guest| (guest.place.vmid, guest))
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use proxmove::plan::evacuate::{decide, show};
+use proxmove::plan::evacuate::{decide, rights, show};
 use proxmove::plan::{Severity, Verdict, restore};
+use proxmove::pve::inventory::Permissions;
 
 use crate::scenario::{Expect, Scenario, read};
 
@@ -220,4 +221,83 @@ fn of_table(kind: &str, power: &str, disks: &str, policy: &str) -> Scenario {
         power == "running",
     );
     serde_json::from_str(&text).unwrap()
+}
+
+/// The document's table of features names scenarios and tests that exist.
+#[test]
+fn every_feature_of_the_document_is_shown_by_something_that_exists() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let document = std::fs::read_to_string(format!("{root}/docs/EVACUATION.rst")).unwrap();
+    let (_, table) = document.split_once("Features of the four models").unwrap();
+    let read = |path: &str| std::fs::read_to_string(format!("{root}/tests/{path}")).unwrap();
+    let files = [
+        ("plan: ", read("scenarios/evacuation/plans.json")),
+        ("run: ", read("scenarios/evacuation/running.json")),
+        ("back: ", read("scenarios/evacuation/restores.json")),
+    ];
+    let sources: String = ["plan", "properties"]
+        .map(|name| read(&format!("evacuation/{name}.rs")))
+        .into_iter()
+        .chain(
+            ["crashes", "nodes", "runbook", "scenarios"]
+                .map(|name| read(&format!("evacuating/{name}.rs"))),
+        )
+        .collect();
+    let mut judged = 0;
+    for cell in table
+        .lines()
+        .filter_map(|line| line.strip_prefix("     - "))
+    {
+        let mentioned = cell
+            .trim_end_matches(')')
+            .split("; ")
+            .flat_map(|part| part.split('('));
+        for mention in mentioned {
+            if let Some(name) = mention.strip_prefix("test: ") {
+                judged += 1;
+                assert!(
+                    sources.contains(&format!("fn {name}(")),
+                    "there is no test {name}"
+                );
+            }
+            for (kind, file) in &files {
+                if let Some(name) = mention.strip_prefix(kind) {
+                    judged += 1;
+                    assert!(
+                        file.contains(&format!("\"name\": \"{name}\"")),
+                        "no scenario '{name}'"
+                    );
+                }
+            }
+        }
+    }
+    assert!(judged > 30, "{judged}");
+}
+
+#[test]
+fn missing_rights_are_found_before_anything_is_changed() {
+    let text = r#"{"name": "rights", "guests": [{"vmid": 101}, {"vmid": 102}], "request": {"policy": "migrate"}, "expect": {}}"#;
+    let scenario: Scenario = serde_json::from_str(text).unwrap();
+    let plan = decide::decide(&scenario.inventory(), &scenario.request());
+    let granted = |privileges: &[&str]| {
+        let privileges = privileges.iter().map(|name| ((*name).to_owned(), true));
+        Permissions([("/".to_owned(), privileges.collect())].into())
+    };
+    let all = [
+        "VM.Audit",
+        "VM.Migrate",
+        "VM.PowerMgmt",
+        "VM.Config.Options",
+        "Sys.Modify",
+    ];
+    assert_eq!(rights::judge(&granted(&all), &plan), []);
+    for (at, missing) in all.iter().enumerate() {
+        let mut some = all.to_vec();
+        some.remove(at);
+        let found = rights::judge(&granted(&some), &plan);
+        assert_eq!(found.len(), 1, "without {missing}: {found:?}");
+        assert!(found[0].remedy.contains(missing), "{found:?}");
+        let refuses = found[0].severity == Severity::Refuse;
+        assert_eq!(refuses, *missing != "VM.Audit");
+    }
 }

@@ -284,9 +284,12 @@ proptest! {
         let (inventory, request) = (scenario.inventory(), scenario.request());
         let plan = decide(&inventory, &request);
         prop_assume!(!plan.refused());
-        let on_the_way: BTreeMap<Vmid, NodeName> = plan.guests.iter().filter_map(|guest| Some((guest.place.vmid, guest.target.clone()?))).collect();
+        let mut on_the_way: BTreeMap<Vmid, NodeName> = BTreeMap::new();
+        let mut to_come: BTreeSet<Vmid> = plan.guests.iter().filter(|guest| guest.target.is_some()).map(|guest| guest.place.vmid).collect();
         for guest in &plan.guests {
-            let looked = again(&inventory, &request, guest, &on_the_way, false);
+            to_come.remove(&guest.place.vmid);
+            let looked = again(&inventory, &request, guest, &on_the_way, &to_come, false);
+            on_the_way.extend(guest.target.clone().map(|target| (guest.place.vmid, target)));
             prop_assert!(looked.is_ok(), "{:?}: {:?}", guest, looked);
         }
     }

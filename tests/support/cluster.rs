@@ -158,6 +158,19 @@ impl Adjust for GuestSpec {
     }
 }
 
+/// Small changes to a cluster.
+pub trait ClusterSpecExt: Sized {
+    /// Gives it these guests.
+    fn guests(self, guests: Vec<GuestSpec>) -> Self;
+}
+
+impl ClusterSpecExt for ClusterSpec {
+    fn guests(mut self, guests: Vec<GuestSpec>) -> ClusterSpec {
+        self.guests = guests;
+        self
+    }
+}
+
 /// A guest of HA that is to run.
 pub fn ha(guest: u32) -> HaSpec {
     HaSpec {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::affinity::Affinity;
 use super::budget::Protected;
 use super::facts::{GuestFacts, GuestSeen, Inventory, kind_word};
+use super::note::Stage;
 use super::place::{Mover, Placed, Placing, Unplaced};
 use super::room::{Lack, Need, Room};
 use super::way::{self, Way};
@@ -38,6 +39,7 @@ pub fn decide(inventory: &Inventory, request: &Request) -> Evacuation {
         .iter()
         .map(|node| (node.clone(), placing.room.memory(node)))
         .collect();
+    work.finish_begun(&mut placing);
     work.place(&drafts, &mut placing);
     work.judge_budgets();
     let ha_maintenance =
@@ -56,12 +58,14 @@ pub fn decide(inventory: &Inventory, request: &Request) -> Evacuation {
 
 /// Judges one planned placement again, with what is true now: the same node must still do, or with `replan` any.
 ///
-/// `on_the_way` are guests of this evacuation and where they go; they count as being there already.
+/// `on_the_way` are guests of this evacuation and where they go; they count as being there already. `leaving` are those
+/// whose turn is still to come.
 pub fn again(
     inventory: &Inventory,
     request: &Request,
     plan: &GuestPlan,
     on_the_way: &BTreeMap<Vmid, NodeName>,
+    leaving: &BTreeSet<Vmid>,
     replan: bool,
 ) -> Result<GuestPlan, String> {
     let (Action::Go { .. }, Some(target)) = (&plan.action, &plan.target) else {
@@ -98,7 +102,7 @@ pub fn again(
             placing.room.take(node, &Need::of(other, space));
         }
     }
-    placing.leaving.clear();
+    placing.leaving.clone_from(leaving);
     if !replan {
         placing.candidates.retain(|node| node == target);
     }
@@ -479,6 +483,41 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Plans the start of guests that an evacuation which ended early has moved, and not started yet.
+    fn finish_begun(&mut self, placing: &mut Placing<'_>) {
+        let node = self.inventory.nodes.get(&self.request.node);
+        let closed = node.and_then(|node| node.seen.as_ref()?.closed.as_ref());
+        // After the end of an evacuation, whoever stops a guest wants it stopped.
+        if closed.is_none_or(|closed| closed.stage != Stage::Evacuating) {
+            return;
+        }
+        for guest in &self.inventory.guests {
+            let Some(away) = guest.seen.as_ref().and_then(|seen| seen.away.as_ref()) else {
+                continue;
+            };
+            let begun = away.running && away.origin == self.request.node;
+            if guest.runs() || !begun || away.to.as_ref() != Some(&guest.place.node) {
+                continue;
+            }
+            if guest.place.node == self.request.node {
+                continue;
+            }
+            let need = Need::running(guest, BTreeMap::new());
+            if let Some(lack) = placing.room.lacks(&guest.place.node, &need).first() {
+                let reason = format!(
+                    "was moved and not started yet, and {} {lack}",
+                    guest.place.node
+                );
+                let remedy = "make room there, or start it elsewhere";
+                self.verdict(Severity::Warn, Some(guest), "not-started", reason, remedy);
+                continue;
+            }
+            placing.room.take(&guest.place.node, &need);
+            let why = format!("was moved by {}, and not started yet", away.by);
+            self.plans.push(plan(guest, Action::Start, None, why));
+        }
+    }
+
     fn placed(&mut self, draft: &Draft<'a>, placed: &Placed) {
         let Some(mover) = draft.mover() else {
             return;
@@ -540,7 +579,7 @@ impl<'a> Work<'a> {
                         "no node has room for its {}: {least}; {reasons}",
                         guest.memory
                     ),
-                    "make room, name more nodes, use --stop-unplaced, or --to-cluster",
+                    "make room, name more nodes, or use --stop-unplaced",
                 );
             } else {
                 self.refuse(
@@ -571,7 +610,7 @@ impl<'a> Work<'a> {
                 None,
                 "capacity",
                 text,
-                "make room, name more nodes, use --stop-unplaced, or --to-cluster",
+                "make room, name more nodes, or use --stop-unplaced",
             );
         }
     }
@@ -589,7 +628,7 @@ impl<'a> Work<'a> {
             Action::Go { way, .. } => way.disrupts(),
             // The HA manager relocates containers, which stops them.
             Action::HaManager => plan.place.kind == GuestKind::Lxc,
-            Action::Stop { .. } | Action::Stay => false,
+            Action::Start | Action::Stop { .. } | Action::Stay => false,
         });
         for budget in &self.request.budgets {
             let protected = Protected::new(budget, self.inventory);
@@ -718,6 +757,7 @@ pub(in crate::plan) fn grouped(reasons: &BTreeMap<NodeName, String>) -> String {
 /// Puts the plans into the order in which they are taken on.
 fn ordered(mut plans: Vec<GuestPlan>) -> Vec<GuestPlan> {
     let rank = |plan: &GuestPlan| match &plan.action {
+        Action::Start => 0,
         Action::HaManager => 0,
         Action::Go { way, .. } if *way != Way::Offline => 1,
         Action::Go { .. } => 2,

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod note;
 pub mod place;
 pub mod policy;
+pub mod rights;
 pub mod room;
 pub mod schedule;
 pub mod select;
@@ -115,6 +116,8 @@ pub enum Action {
     },
     /// The HA manager moves it when the node goes into maintenance.
     HaManager,
+    /// It is away already, and is started there, because an evacuation that ended early did not come to that.
+    Start,
     /// It is shut down, or switched off, and stays.
     Stop {
         /// Without asking it.
@@ -137,6 +140,7 @@ impl Action {
                 way: Way::Offline, ..
             } => "move",
             Action::HaManager => "HA manager",
+            Action::Start => "start",
             Action::Stop { force: false } => "stop",
             Action::Stop { force: true } => "force-stop",
             Action::Stay => "stay",

@@ -57,6 +57,11 @@ impl Need {
                 ..Need::default()
             };
         }
+        Need::running(guest, space)
+    }
+
+    /// Returns what a guest needs where it runs.
+    pub fn running(guest: &GuestFacts, space: BTreeMap<StorageId, Bytes>) -> Need {
         Need {
             memory: guest.memory,
             cores: guest.cores,

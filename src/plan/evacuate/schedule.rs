@@ -47,7 +47,7 @@ impl Schedule {
             },
             waiting: plans
                 .iter()
-                .filter(|plan| matches!(plan.action, Action::Go { .. } | Action::Stop { .. }))
+                .filter(|plan| !matches!(plan.action, Action::HaManager | Action::Stay))
                 .cloned()
                 .collect(),
             busy: BTreeMap::new(),
@@ -187,6 +187,6 @@ fn disrupts(plan: &GuestPlan) -> bool {
     match &plan.action {
         Action::Go { way, .. } => way.disrupts(),
         Action::Stop { .. } => true,
-        Action::HaManager | Action::Stay => false,
+        Action::HaManager | Action::Start | Action::Stay => false,
     }
 }

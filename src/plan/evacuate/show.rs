@@ -124,7 +124,9 @@ fn guest_json(guest: &GuestPlan) -> Value {
             .iter()
             .map(|(from, to)| (from.to_string(), json!(to.as_str())))
             .collect(),
-        Action::HaManager | Action::Stop { .. } | Action::Stay => serde_json::Map::new(),
+        Action::HaManager | Action::Start | Action::Stop { .. } | Action::Stay => {
+            serde_json::Map::new()
+        }
     };
     json!({
         "vmid": guest.place.vmid.number(),
