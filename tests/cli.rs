@@ -467,6 +467,10 @@ fn the_help_of_each_command() {
         "man --help",
         "demo --help",
         "sim --help",
+        "evacuate --help",
+        "restore --help",
+        "cordon --help",
+        "uncordon --help",
     ] {
         let error = parse(line).expect_err("help");
         assert_eq!(error.exit_code(), 0, "{line}");

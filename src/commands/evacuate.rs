@@ -127,11 +127,17 @@ fn failure(error: &EvacuationError, node: &NodeName) -> Failure {
         EvacuationError::Interrupted => ExitCode::Interrupted,
         _ => ExitCode::Failed,
     };
+    let next = match error {
+        EvacuationError::Maintenance { .. } => {
+            "make a login as root by SSH work, or use --no-ha-maintenance"
+        }
+        _ => "run the same command again to go on, or 'proxmove restore' to go back",
+    };
     Failure::new(exit, error)
         .state(format!(
             "guests of {node} that were begun are marked with their origin, and the node may be closed"
         ))
-        .next("run the same command again to go on, or 'proxmove restore' to go back")
+        .next(next)
 }
 
 /// `proxmove evacuate`.

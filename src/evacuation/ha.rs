@@ -50,6 +50,14 @@ impl Evacuator {
         }
     }
 
+    /// Tries whether maintenance could be switched, before anything is changed.
+    pub(super) async fn try_maintenance(&self, node: &NodeName) -> Result<(), EvacuationError> {
+        if self.is_maintained(node).await? {
+            return Ok(());
+        }
+        self.on_any_node(node, true, &Command::new("true")).await
+    }
+
     async fn is_maintained(&self, node: &NodeName) -> Result<bool, EvacuationError> {
         let nodes = self
             .api

@@ -17,7 +17,7 @@ use super::outcome::{Outcome, Outcomes, Result as Fate};
 use super::{EvacuationError, Evacuator, chain, now, observe};
 use crate::plan::evacuate::budget::Protected;
 use crate::plan::evacuate::facts::Inventory;
-use crate::plan::evacuate::note::{Away, Stage};
+use crate::plan::evacuate::note::{Away, Stage, TAG_PREFIX};
 use crate::plan::evacuate::schedule::{Parallel, Schedule};
 use crate::plan::evacuate::{Action, Evacuation, GuestPlan, Request, decide};
 use crate::pve::id::{NodeName, Vmid};
@@ -56,6 +56,7 @@ impl EvacuationJob {
             ),
             on_the_way: BTreeMap::new(),
             done: Vec::new(),
+            locked: BTreeMap::new(),
             said: BTreeMap::new(),
             job: self,
         };
@@ -69,6 +70,8 @@ struct Work {
     /// Guests that began to move, and where they go.
     on_the_way: BTreeMap<Vmid, NodeName>,
     done: Vec<Outcome>,
+    /// Guests that could not begin in this round, and what they are locked by.
+    locked: BTreeMap<Vmid, String>,
     /// What was last said about a guest that waits.
     said: BTreeMap<Vmid, String>,
 }
@@ -77,6 +80,9 @@ impl Work {
     async fn run(&mut self) -> Result<Outcomes, EvacuationError> {
         let node = self.job.plan.node.clone();
         let tools = self.job.evacuator.clone();
+        if self.job.plan.ha_maintenance {
+            tools.try_maintenance(&node).await?;
+        }
         self.close(Stage::Evacuating).await?;
         let mut interrupted = false;
         if self.job.plan.ha_maintenance {
@@ -256,9 +262,7 @@ impl Work {
                     self.left(&plan, "was not begun: interrupted".to_owned());
                 }
             }
-            for plan in self.schedule.next() {
-                self.begin(plan, &mut busy).await?;
-            }
+            self.begin_what_may(&mut busy).await;
             self.tell_waits();
             if busy.is_empty() {
                 if self.schedule.is_done() {
@@ -318,14 +322,45 @@ impl Work {
         })
     }
 
-    /// Judges a placement again and lets it begin, or leaves it.
-    async fn begin(
-        &mut self,
-        plan: GuestPlan,
-        busy: &mut JoinSet<Outcome>,
-    ) -> Result<(), EvacuationError> {
+    /// Lets everything begin that may, and puts back what is locked.
+    async fn begin_what_may(&mut self, busy: &mut JoinSet<Outcome>) {
+        self.locked.clear();
+        loop {
+            let begun = self.schedule.next();
+            let mut locked = Vec::new();
+            let mut tried = false;
+            for plan in begun {
+                if self.locked.contains_key(&plan.place.vmid) {
+                    locked.push(plan);
+                    continue;
+                }
+                tried = true;
+                if let Some(lock) = self.begin(&plan, busy).await {
+                    self.locked.insert(plan.place.vmid, lock);
+                    locked.push(plan);
+                }
+            }
+            for plan in locked {
+                let running = self.ran_before(plan.place.vmid);
+                self.schedule.postpone(plan, running);
+            }
+            // Only what is locked was left, or nothing.
+            if !tried {
+                return;
+            }
+        }
+    }
+
+    /// Judges a placement again and lets it begin, or leaves it. Returns what it is locked by, when it is.
+    async fn begin(&mut self, plan: &GuestPlan, busy: &mut JoinSet<Outcome>) -> Option<String> {
         let tools = self.job.evacuator.clone();
-        match self.judge_again(&plan).await? {
+        // What cannot be asked about one guest need not end the whole.
+        let judged = self
+            .judge_again(plan)
+            .await
+            .unwrap_or_else(|error| Judged::Left(chain(&error)));
+        match judged {
+            Judged::Locked(lock) => return Some(lock),
             Judged::Go(plan) => {
                 if let Some(target) = &plan.target {
                     self.on_the_way.insert(plan.place.vmid, target.clone());
@@ -343,68 +378,49 @@ impl Work {
                 self.schedule
                     .ended(plan.place.vmid, self.ran_before(plan.place.vmid));
                 let reason = format!("somebody else moved it to {node}");
-                self.done.push(outcome(
-                    &plan,
-                    Some(node),
-                    Fate::Ok,
-                    reason,
-                    false,
-                    Duration::ZERO,
-                ));
+                let at = Some(node);
+                self.done
+                    .push(outcome(plan, at, Fate::Ok, reason, false, Duration::ZERO));
             }
             Judged::Left(reason) => {
                 self.schedule
                     .ended(plan.place.vmid, self.ran_before(plan.place.vmid));
                 tools.warn(Some(&plan.name), format!("LEFT: {reason}"));
-                self.left(&plan, reason);
+                self.left(plan, reason);
             }
         }
-        Ok(())
+        None
     }
 
     async fn judge_again(&mut self, plan: &GuestPlan) -> Result<Judged, EvacuationError> {
-        let tools = self.job.evacuator.clone();
-        let mut waiting = Waiting::new(tools.pace.patience);
-        loop {
-            self.refresh(plan).await?;
-            let Some(guest) = self.job.inventory.guest(plan.place.vmid) else {
-                return Ok(Judged::Left("it does not exist any more".to_owned()));
-            };
-            if guest.place.node != plan.place.node {
-                return Ok(Judged::Gone(guest.place.node.clone()));
-            }
-            // A migration of somebody else is waited for where it is acted on; any other lock ends by itself, or not.
-            let lock = guest.lock.clone().filter(|lock| lock != "migrate");
-            let Some(lock) = lock else {
-                let mut inventory = self.job.inventory.clone();
-                unlock(&mut inventory, plan.place.vmid);
-                let judged = decide::again(
-                    &inventory,
-                    &self.job.request,
-                    plan,
-                    &self.on_the_way,
-                    &self.to_come(),
-                    self.job.replan,
-                );
-                return Ok(match judged {
-                    Ok(plan) => Judged::Go(plan),
-                    Err(reason) => Judged::Left(format!(
-                        "the plan does not hold any more: {reason} (run it again, or use --replan)"
-                    )),
-                });
-            };
-            let what = format!("the end of the lock '{lock}' of {}", plan.place.vmid);
-            match tools.pause(&mut waiting, &what, &lock).await {
-                Ok(()) => {}
-                Err(EvacuationError::Waited { .. }) => {
-                    return Ok(Judged::Left(format!("is locked ({lock})")));
-                }
-                Err(EvacuationError::Interrupted) => {
-                    return Ok(Judged::Left("was not begun: interrupted".to_owned()));
-                }
-                Err(error) => return Err(error),
-            }
+        self.refresh(plan).await?;
+        let Some(guest) = self.job.inventory.guest(plan.place.vmid) else {
+            return Ok(Judged::Left("it does not exist any more".to_owned()));
+        };
+        if guest.place.node != plan.place.node {
+            return Ok(Judged::Gone(guest.place.node.clone()));
         }
+        // A migration of somebody else is waited for where it is acted on; any other lock ends by itself, or not.
+        match guest.lock.as_deref() {
+            None | Some("migrate") => {}
+            Some(lock) => return Ok(Judged::Locked(lock.to_owned())),
+        }
+        let mut inventory = self.job.inventory.clone();
+        unlock(&mut inventory, plan.place.vmid);
+        let judged = decide::again(
+            &inventory,
+            &self.job.request,
+            plan,
+            &self.on_the_way,
+            &self.to_come(),
+            self.job.replan,
+        );
+        Ok(match judged {
+            Ok(plan) => Judged::Go(plan),
+            Err(reason) => Judged::Left(format!(
+                "the plan does not hold any more: {reason} (run it again, or use --replan)"
+            )),
+        })
     }
 
     /// Returns the guests that are going to leave and have not begun.
@@ -425,10 +441,14 @@ impl Work {
             .await
             .map_err(EvacuationError::api("look at the cluster again"))?;
         let vmid = plan.place.vmid;
-        let at_home = |guest: &crate::plan::evacuate::facts::GuestFacts| {
-            guest.place.vmid == vmid && guest.place.node == plan.place.node
+        let wanted = |guest: &crate::plan::evacuate::facts::GuestFacts| {
+            let this = guest.place.vmid == vmid && guest.place.node == plan.place.node;
+            // What others are moving says in its notes where to.
+            let moving = guest.lock.as_deref() == Some("migrate")
+                && guest.tags.iter().any(|tag| tag.starts_with(TAG_PREFIX));
+            this || moving
         };
-        observe::read_guests(&api, &mut fresh, at_home)
+        observe::read_guests(&api, &mut fresh, wanted)
             .await
             .map_err(EvacuationError::api(&format!("read guest {vmid} again")))?;
         observe::remember(&mut fresh, &self.job.inventory);
@@ -461,18 +481,13 @@ impl Work {
             .map(|guest| guest.place.vmid)
             .collect();
         self.schedule.observed(&running);
-        let sign = format!(
-            "{:?}",
-            self.schedule
-                .waits()
-                .iter()
-                .map(|(_, why)| why)
-                .collect::<Vec<_>>()
-        );
+        let waits = self.waits();
+        let reasons: Vec<&str> = waits.iter().map(|(_, reason)| reason.as_str()).collect();
+        let sign = reasons.join("; ");
         match tools.pause(waiting, "what is waited for", &sign).await {
             Ok(()) | Err(EvacuationError::Interrupted) => {}
             Err(EvacuationError::Waited { .. }) => {
-                for (plan, reason) in self.schedule.waits() {
+                for (plan, reason) in waits {
                     self.left(&plan, format!("waited in vain: {reason}"));
                 }
                 self.schedule.give_up();
@@ -482,14 +497,25 @@ impl Work {
         Ok(())
     }
 
-    /// Says what waits for what, once for each reason.
+    /// Returns what waits and for what.
+    fn waits(&self) -> Vec<(GuestPlan, String)> {
+        let mut waits = self.schedule.waits();
+        for (plan, reason) in &mut waits {
+            if let Some(lock) = self.locked.get(&plan.place.vmid) {
+                *reason = format!("is locked ({lock})");
+            }
+        }
+        waits
+    }
+
+    /// Says what waits for what, once for each reason; waiting for one's turn goes without saying.
     fn tell_waits(&mut self) {
-        for (plan, reason) in self.schedule.waits() {
-            let budget = reason.starts_with("budget");
-            if budget && self.said.insert(plan.place.vmid, reason.clone()) != Some(reason.clone()) {
-                self.job
-                    .evacuator
-                    .notice(Some(&plan.name), format!("waits: {reason}"));
+        for (plan, reason) in self.waits() {
+            let of_interest = reason.starts_with("budget") || reason.starts_with("is locked");
+            if of_interest && self.said.get(&plan.place.vmid) != Some(&reason) {
+                let tools = &self.job.evacuator;
+                tools.notice(Some(&plan.name), format!("waits: {reason}"));
+                self.said.insert(plan.place.vmid, reason);
             }
         }
     }
@@ -561,6 +587,7 @@ impl Work {
 /// What a second look says.
 enum Judged {
     Go(GuestPlan),
+    Locked(String),
     Gone(NodeName),
     Left(String),
 }

@@ -212,7 +212,17 @@ fn placing<'a>(inventory: &'a Inventory, request: &'a Request) -> Placing<'a> {
         room,
         affinity: Affinity::new(inventory),
         allowed: &request.allowed,
-        leaving: BTreeSet::new(),
+        // All that come back leave where they are, so that none has to wait for another that it belongs to.
+        leaving: inventory
+            .guests
+            .iter()
+            .filter(|guest| guest.place.node != request.node)
+            .filter(|guest| {
+                let away = guest.seen.as_ref().and_then(|seen| seen.away.as_ref());
+                away.is_some_and(|away| away.origin == request.node)
+            })
+            .map(|guest| guest.place.vmid)
+            .collect(),
         unseen: BTreeSet::new(),
         reopened: Some(request.node.clone()),
     }

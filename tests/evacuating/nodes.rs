@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use proxmove::evacuation::observe;
+use proxmove::sim::world::faults::{Fault, FaultKind};
 
 use crate::cluster::{Adjust as _, ClusterSpecExt as _, Lab, cluster, ct, ha, vm};
 use crate::stage::launch;
@@ -193,4 +194,79 @@ async fn the_listing_of_a_larger_cluster_needs_no_more_calls() {
     }
     assert_eq!(calls[0], calls[1], "{calls:?}");
     assert!(calls[0] <= 12, "{calls:?}");
+}
+
+/// Ctrl-C lets what is under way end, begins nothing more, and says what was not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_evacuation_ends_cleanly_and_is_gone_on_with() {
+    let guests = vec![vm(101, "node1", "san").gib(2), vm(102, "node1", "san")];
+    let stage = start(cluster("9.1.2", 3).guests(guests)).await;
+    let before = all(&stage);
+    let process = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&process);
+    stage.simulation.faults().add(Fault::first(
+        "POST",
+        "*/101/migrate",
+        FaultKind::Before(Arc::new(move || {
+            let id = i32::try_from(asked.load(Ordering::SeqCst)).unwrap();
+            let process = rustix::process::Pid::from_raw(id).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        })),
+    ));
+    let running = launch(&stage, &quick(&["evacuate", "node1", "--execute"]), &[]);
+    process.store(running.process() as usize, Ordering::SeqCst);
+    let ended = running.wait().expect(130);
+    assert!(
+        ended.stdout.contains("was not begun: interrupted"),
+        "{}",
+        ended.stdout
+    );
+    let now = all(&stage);
+    assert_eq!(
+        (now[&101].node.as_str(), now[&101].running),
+        ("node2", true)
+    );
+    assert_eq!(now[&102], before[&102]);
+    launch(&stage, &quick(&["evacuate", "node1", "--execute"]), &[])
+        .wait()
+        .expect(0);
+    assert_eq!(all(&stage)[&102].node, "node3");
+    launch(&stage, &quick(&["restore", "node1", "--yes"]), &[])
+        .wait()
+        .expect(0);
+    assert_eq!(all(&stage), before);
+}
+
+/// Without SSH to any node, guests of HA are a reason to stop before anything is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_that_cannot_be_switched_is_found_before_the_first_change() {
+    let mut spec =
+        cluster("9.1.2", 3).guests(vec![vm(101, "node1", "san"), vm(102, "node1", "san")]);
+    spec.ha = vec![ha(101)];
+    let stage = start(spec).await;
+    let before = all(&stage);
+    let file = stage.proxmoverc();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let cut: Vec<&str> = text.lines().filter(|line| !line.contains("ssh=")).collect();
+    let cut = cut
+        .join("\n")
+        .replace("  path=", "  ssh=root@127.0.0.1:1\n  path=");
+    std::fs::write(&file, cut).unwrap();
+    let ended = launch(&stage, &quick(&["evacuate", "node1", "--execute"]), &[])
+        .wait()
+        .expect(5);
+    assert!(
+        ended
+            .stderr
+            .contains("cannot switch HA maintenance of node1 on"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("--no-ha-maintenance"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(stage.simulation.faults().writes(), []);
+    assert_eq!(all(&stage), before);
 }

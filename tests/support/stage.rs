@@ -213,6 +213,11 @@ impl Running {
         self
     }
 
+    /// Returns its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Says whether it has ended.
     pub fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

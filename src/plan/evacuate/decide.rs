@@ -99,7 +99,15 @@ pub fn again(
                 .as_ref()
                 .map(|seen| way::space(seen, &request.allowed))
                 .unwrap_or_default();
-            placing.room.take(node, &Need::of(other, space));
+            let need = match other.on_its_way() {
+                // Its memory is counted already.
+                Some(to) if to == node => Need {
+                    space,
+                    ..Need::default()
+                },
+                _ => Need::of(other, space),
+            };
+            placing.room.take(node, &need);
         }
     }
     placing.leaving.clone_from(leaving);

@@ -113,6 +113,12 @@ impl GuestFacts {
         self.runs() || away.is_some_and(|away| away.running && away.origin == self.place.node)
     }
 
+    /// Returns the node it is being migrated to just now, as its note says; whoever is moving it.
+    pub fn on_its_way(&self) -> Option<&NodeName> {
+        let to = self.seen.as_ref()?.away.as_ref()?.to.as_ref()?;
+        (self.lock.as_deref() == Some("migrate") && *to != self.place.node).then_some(to)
+    }
+
     /// Returns its memory as far as it takes any now.
     pub fn memory_now(&self) -> Bytes {
         if self.runs() {

@@ -108,10 +108,15 @@ impl Room {
     /// Counts what is free now.
     pub fn new(inventory: &Inventory, limits: Limits) -> Room {
         let mut assigned: BTreeMap<&NodeName, (Bytes, u32)> = BTreeMap::new();
-        for guest in inventory.guests.iter().filter(|guest| guest.runs()) {
-            let sum = assigned.entry(&guest.place.node).or_default();
-            sum.0 += guest.memory;
-            sum.1 += guest.cores;
+        for guest in &inventory.guests {
+            let running = guest.runs().then_some(&guest.place.node);
+            // What somebody else is bringing to a node is as good as there.
+            let coming = guest.on_its_way().filter(|_| guest.will_run());
+            for node in running.into_iter().chain(coming) {
+                let sum = assigned.entry(node).or_default();
+                sum.0 += guest.memory;
+                sum.1 += guest.cores;
+            }
         }
         let mut shared = BTreeMap::new();
         let nodes = inventory
