@@ -209,6 +209,10 @@ async fn a_container_is_restarted_on_the_way() {
             .unwrap();
     }
     let runs = |vmid| (lab.guest(vmid).node, lab.guest(vmid).run.is_some());
+    assert_eq!(
+        (lab.fewest_running(&[111, 112]), lab.fewest_running(&[114])),
+        (1, 1)
+    );
     assert_eq!(runs(111), ("node2".to_owned(), true));
     assert_eq!(runs(112), ("node2".to_owned(), true));
     assert_eq!(runs(113), ("node2".to_owned(), false));

@@ -221,7 +221,11 @@ impl HttpApi {
             };
             let moving = service.as_ref().is_some_and(is_moving);
             if there && !moving {
-                return Ok(Migrated::default());
+                let state = service.as_ref().map(|service| service.state.as_str());
+                return Ok(Migrated {
+                    problem: (state == Some("error"))
+                        .then(|| format!("HA could not start it on {target}")),
+                });
             }
             if service != seen {
                 last_sign = Instant::now();
@@ -281,7 +285,10 @@ impl HttpApi {
 /// The first release in which a stop can end a shutdown that is under way.
 const OVERRULES: Release = Release { major: 8, minor: 2 };
 
-/// Says whether HA is moving a guest just now.
+/// Says whether HA is moving a guest just now; one that was shut down for it is not done before it runs again.
 fn is_moving(service: &HaResource) -> bool {
-    matches!(service.state.as_str(), "migrate" | "relocate")
+    matches!(
+        service.state.as_str(),
+        "migrate" | "relocate" | "starting" | "request_start" | "request_start_balance"
+    )
 }

@@ -26,6 +26,10 @@ use russh::keys::{Algorithm, PrivateKey};
 /// The directory below a host's own where programs of the host itself are, found before those of this machine.
 pub const PROGRAMS: &str = "bin";
 
+/// The file below a host's own directory that says it has no power: nobody can log in, nothing is run. It may be a link to
+/// where that is known.
+pub const POWERED_OFF: &str = "powered-off";
+
 /// Which SSH server a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Server {

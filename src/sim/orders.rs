@@ -16,7 +16,7 @@ use super::world::rights::Identity;
 use super::world::scenario::ClusterSpec;
 use super::world::task::Work;
 
-/// The directory that a node's `ha-manager` writes its commands to.
+/// The directory that the programs of nodes write their orders to.
 const COMMANDS: &str = "crm_commands";
 
 /// Gives orders to one cluster.
@@ -113,8 +113,15 @@ pub(super) fn round(server: &Server) {
     let jobs = {
         let mut world = server.lock();
         let cluster = &mut world.clusters[server.place];
-        let queued = take_commands(&cluster.directory);
-        cluster.manager.commands.extend(queued);
+        for command in take_commands(&cluster.directory) {
+            match command.strip_prefix("reboot ") {
+                Some(node) => {
+                    let asked = (node.to_owned(), true, Instant::now());
+                    cluster.power_requests.push(asked);
+                }
+                None => cluster.manager.commands.push(command),
+            }
+        }
         cluster.manage();
         match cluster.is_quorate() {
             true => lrm::round(cluster),
@@ -127,7 +134,7 @@ pub(super) fn round(server: &Server) {
     }
 }
 
-/// Takes what the nodes' `ha-manager` queued, in its order: a file for each command, complete as soon as it is there.
+/// Takes what the programs of nodes queued, in its order: a file for each command, complete as soon as it is there.
 fn take_commands(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory.join(COMMANDS));
     let mut files: Vec<_> = entries
@@ -149,13 +156,14 @@ fn take_commands(directory: &Path) -> Vec<String> {
     commands
 }
 
-/// Puts the `ha-manager` of a node into a directory of programs: the one command the API has no way for.
+/// Puts the programs of a node into a directory: `ha-manager`, as far as the API has no way for it, and `reboot`.
 ///
-/// It writes what it is told into the cluster's directory, where the manager finds it in its next round.
-pub fn install_ha_manager(
+/// They write what they are told into the cluster's directory, where it is found in the next round.
+pub fn install_programs(
     programs: &Path,
     cluster: &Path,
     spec: &ClusterSpec,
+    node: &str,
 ) -> std::io::Result<()> {
     let queue = cluster.join(COMMANDS);
     std::fs::create_dir_all(&queue)?;
@@ -169,21 +177,26 @@ pub fn install_ha_manager(
     } else {
         "-"
     };
-    let script = format!(
-        "#!/bin/sh\n\
+    let (queue, names) = (queue.display(), names.join(" "));
+    // A file is complete as soon as it has its name.
+    let order =
+        format!("order() {{ echo \"$*\" >'{queue}'/.$$ && mv '{queue}'/.$$ '{queue}'/$$; }}\n");
+    let ha_manager = format!(
+        "#!/bin/sh\n{order}\
          wrong() {{ echo \"ERROR: unknown command 'ha-manager $*'\" >&2; exit 255; }}\n\
          [ \"$1\" = '{known}' ] && [ \"$2\" = node-maintenance ] || wrong \"$@\"\n\
          case \"$3\" in enable|disable) ;; *) wrong \"$@\" ;; esac\n\
          [ $# -eq 4 ] || {{ echo '400 not enough arguments' >&2; exit 255; }}\n\
-         case ' {} ' in *\" $4 \"*) ;; *) echo \"no such cluster node '$4'\" >&2; exit 255 ;; esac\n\
-         file='{}'/$$\n\
-         echo \"$3-node-maintenance $4\" >\"$(dirname \"$file\")/.$$\" && mv \"$(dirname \"$file\")/.$$\" \"$file\"\n",
-        names.join(" "),
-        queue.display()
+         case ' {names} ' in *\" $4 \"*) ;; *) echo \"no such cluster node '$4'\" >&2; exit 255 ;; esac\n\
+         order \"$3-node-maintenance $4\"\n"
     );
-    let file = programs.join("ha-manager");
-    std::fs::write(&file, script)?;
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
+    let reboot = format!("#!/bin/sh\n{order}order 'reboot {node}'\n");
+    for (name, script) in [("ha-manager", ha_manager), ("reboot", reboot)] {
+        let file = programs.join(name);
+        std::fs::write(&file, script)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// Has nodes go down that were asked to, and those boot again that were to reboot.
@@ -250,10 +263,13 @@ fn go_down(server: &Server, node: &str, how: Down) {
             guest.holder = None;
             guest.migrating_to = None;
         }
+        cluster.remember(guest.vmid);
     }
     if let Some(node) = cluster.nodes.iter_mut().find(|known| known.name == node) {
         node.online = false;
     }
+    // Where there is no SSH host, nobody looks for it.
+    let _ = std::fs::write(cluster.power_off_file(node), "");
     // One that reboots is not fenced: its guests of HA wait for it.
     if how == Down::Reboot {
         cluster.manager.resting.insert(node.to_owned());
@@ -268,6 +284,7 @@ fn come_up(server: &Server, node: &str) -> Vec<(String, Work)> {
         return Vec::new();
     };
     found.online = true;
+    let _ = std::fs::remove_file(cluster.power_off_file(node));
     cluster.booted.insert(node.to_owned(), Instant::now());
     cluster.manager.resting.remove(node);
     let onboot: Vec<_> = cluster

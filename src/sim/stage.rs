@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::Simulation;
 use super::guest::{Ledger, Verdict};
-use super::host::{HostSettings, PROGRAMS, Server, SimHost, generate_key};
-use super::orders::install_ha_manager;
+use super::host::{HostSettings, POWERED_OFF, PROGRAMS, Server, SimHost, generate_key};
+use super::orders::install_programs;
 use super::players::{Play, Players};
 use super::world::machine::GuestMachine;
 use super::world::scenario::{ClusterSpec, Scenario, StorageSpec};
@@ -74,7 +74,9 @@ impl Stage {
                 if let Some(spec) = specs.iter().find(|spec| spec.alias == cluster.alias) {
                     let programs = own.join(PROGRAMS);
                     let directory = simulation.directory.join(&cluster.alias);
-                    install_ha_manager(&programs, &directory, spec)?;
+                    install_programs(&programs, &directory, spec, &node.name)?;
+                    let off = directory.join(format!("{}.powered-off", node.name));
+                    std::os::unix::fs::symlink(off, own.join(POWERED_OFF))?;
                 }
                 let host = SimHost::start(HostSettings {
                     name: name.clone(),
@@ -163,7 +165,16 @@ impl Stage {
                     else {
                         continue;
                     };
-                    let path = node.root.join(storage.path.trim_start_matches('/'));
+                    // All nodes see one and the same directory of a storage that is shared.
+                    let root = match storage.shared {
+                        true => &self
+                            .simulation
+                            .directory
+                            .join(&cluster.alias)
+                            .join("shared"),
+                        false => &node.root,
+                    };
+                    let path = root.join(storage.path.trim_start_matches('/'));
                     let temp = path.join("temp");
                     std::fs::create_dir_all(&temp)?;
                     let _ = writeln!(

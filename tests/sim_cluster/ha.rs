@@ -1,12 +1,22 @@
 //! HA: requests that are only queued, rules, maintenance, recovery.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::cluster::{self, Adjust, Lab, ct, ha, node, to, vm};
 use super::log;
 use proxmove::cluster::Api;
+use proxmove::config::SshAddress;
+use proxmove::host::command::Command;
+use proxmove::host::ssh::{SshEnvironment, SshOptions, SshShell};
+use proxmove::host::{Exit, Shell as _};
 use proxmove::pve::ha::HaRuleKind;
-use proxmove::sim::world::scenario::{ClusterSpec, GuestSpec, HaGroupSpec, HaRuleSpec, HaSpec};
+use proxmove::report::Operator;
+use proxmove::sim::host::Server;
+use proxmove::sim::stage::{Stage, StageSettings};
+use proxmove::sim::world::scenario::{
+    ClusterSpec, GuestSpec, HaGroupSpec, HaRuleSpec, HaSpec, Pace, Scenario,
+};
 
 fn lab(version: &str, guests: Vec<GuestSpec>, ha: Vec<HaSpec>, rules: Vec<HaRuleSpec>) -> Lab {
     Lab::start(ClusterSpec {
@@ -38,9 +48,8 @@ async fn a_guest_of_ha_is_waited_for_until_the_manager_has_moved_it() {
         let guest = lab.guest(vmid);
         assert_eq!(guest.node, "node2");
     }
-    lab.until("the container runs again", |cluster| {
-        cluster.guests[&111].run.is_some()
-    });
+    // A container is not there before it runs again.
+    assert!(lab.guest(111).run.is_some());
     let kinds: Vec<String> =
         lab.look(|cluster| cluster.tasks.iter().map(|task| task.kind.clone()).collect());
     assert!(
@@ -249,49 +258,122 @@ async fn guests_of_ha_are_recovered_from_a_node_that_died() {
         service.is_some_and(|service| service.state == "error")
     });
     assert_eq!(lab.guest(103).node, "node1");
+    // HA leaves alone what it has given up.
+    let target = match lab.guest(102).node.as_str() {
+        "node2" => "node3",
+        _ => "node2",
+    };
+    let error = lab
+        .api()
+        .migrate(&lab.place(102), &to(target), &|_| ())
+        .await;
+    let text = log(&error.unwrap_err());
+    assert!(text.contains("must be disabled and fixed first"), "{text}");
+}
+
+/// Nobody to ask: the hosts are known.
+struct Silent;
+
+impl Operator for Silent {
+    fn confirm(&self, _question: &str) -> Option<bool> {
+        None
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_of_a_node_switches_maintenance() {
-    let lab = lab(
-        "8.4.1",
-        vec![vm(101, "node1", "san")],
-        vec![ha(101)],
-        Vec::new(),
-    );
-    let directory = tempfile::tempdir().unwrap();
-    let cluster_directory = lab.look(|cluster| cluster.directory.clone());
-    let spec = cluster::cluster("8.4.1", 3);
-    let programs = directory.path().join("bin");
-    proxmove::sim::orders::install_ha_manager(&programs, &cluster_directory, &spec).unwrap();
-    let run = |arguments: &[&str]| {
-        let done = std::process::Command::new(programs.join("ha-manager"))
-            .args(arguments)
-            .output()
-            .unwrap();
-        (
-            done.status.code(),
-            String::from_utf8_lossy(&done.stderr).into_owned(),
-        )
+    let spec = ClusterSpec {
+        guests: vec![vm(101, "node1", "san")],
+        ha: vec![ha(101)],
+        ..cluster::cluster("8.4.1", 3)
     };
+    let stage = Stage::start(StageSettings {
+        scenario: Scenario {
+            clusters: vec![spec],
+            pace: Pace::quick(),
+        },
+        server: Server::Embedded,
+        seed: 1,
+        hot_bytes: None,
+        filled: 0.0,
+    })
+    .await
+    .unwrap();
+    let home = stage.home.clone();
+    let shell = |node: &str| {
+        let host = &stage.hosts[&format!("apple-{node}")];
+        let address = SshAddress {
+            user: None,
+            host: "127.0.0.1".to_owned(),
+            port: Some(host.port),
+        };
+        let options = SshOptions {
+            ciphers: None,
+            operator: Arc::new(Silent),
+            environment: SshEnvironment::below(&home, host.user.clone()),
+        };
+        SshShell::new(&address, options).unwrap()
+    };
+    let second = shell("node2");
+    let ha_manager = |arguments: &'static [&'static str]| {
+        let command = arguments
+            .iter()
+            .fold(Command::new("ha-manager"), |command, word| {
+                command.arg(*word)
+            });
+        let second = &second;
+        async move {
+            let done = second.run(&command, b"", cluster::PATIENCE).await.unwrap();
+            (
+                done.exit,
+                String::from_utf8_lossy(&done.stderr).into_owned(),
+            )
+        }
+    };
+    let at = |node: &'static str| {
+        let world = stage.simulation.world();
+        let guest = &world.clusters[0].guests[&101];
+        guest.node == node && guest.run.is_some()
+    };
+    let until = |wanted: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !wanted() {
+            assert!(started.elapsed() < cluster::PATIENCE, "waited in vain");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let (exit, text) = ha_manager(&["crm-command", "node-maintenance", "enable", "node1"]).await;
+    assert_eq!((exit, text.as_str()), (Exit::Code(0), ""));
+    until(&|| !at("node1"));
+    let (exit, text) = ha_manager(&["crm-command", "node-maintenance", "enable", "node9"]).await;
     assert_eq!(
-        run(&["crm-command", "node-maintenance", "enable", "node1"]),
-        (Some(0), String::new())
+        (exit, text.as_str()),
+        (Exit::Code(255), "no such cluster node 'node9'\n")
     );
-    lab.until("it left", |cluster| cluster.guests[&101].node != "node1");
-    let (code, text) = run(&["crm-command", "node-maintenance", "enable", "node9"]);
-    assert_eq!(
-        (code, text.as_str()),
-        (Some(255), "no such cluster node 'node9'\n")
-    );
-    let (code, text) = run(&["status"]);
+    let (exit, text) = ha_manager(&["status"]).await;
     assert!(
-        code == Some(255) && text.contains("unknown command"),
+        exit == Exit::Code(255) && text.contains("unknown command"),
         "{text}"
     );
-    assert_eq!(
-        run(&["crm-command", "node-maintenance", "disable", "node1"]),
-        (Some(0), String::new())
+    let (exit, _) = ha_manager(&["crm-command", "node-maintenance", "disable", "node1"]).await;
+    assert_eq!(exit, Exit::Code(0));
+    until(&|| at("node1"));
+    // A node that reboots cannot be logged in to meanwhile.
+    let third = shell("node3");
+    third
+        .run(&Command::new("reboot"), b"", cluster::PATIENCE)
+        .await
+        .unwrap();
+    until(&|| !stage.simulation.world().clusters[0].is_online("node3"));
+    assert!(
+        shell("node3")
+            .run(&Command::new("true"), b"", cluster::PATIENCE)
+            .await
+            .is_err()
     );
-    lab.until("it is back", |cluster| cluster.guests[&101].node == "node1");
+    until(&|| stage.simulation.world().clusters[0].is_online("node3"));
+    let back = shell("node3")
+        .run(&Command::new("true"), b"", cluster::PATIENCE)
+        .await;
+    assert_eq!(back.unwrap().exit, Exit::Code(0));
 }

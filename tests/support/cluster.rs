@@ -10,7 +10,8 @@
 //!   `migration_fault` of a guest lets its migrations fail half-way.
 //! - Crashes at every call: [`Lab::calls`] counts the requests of a run, and [`Lab::crash_at`] has another run die with
 //!   its n-th one, before or after that is carried out; [`Lab::mend`] has the cluster answer again, for the rerun.
-//! - Properties: [`Lab::peak`] is the most memory that guests had on a node at any moment, those on their way counted.
+//! - Properties: [`Lab::replay`] goes through everything that happened, [`Lab::peak`] is the most memory that guests had
+//!   on a node at any moment (those on their way counted), [`Lab::fewest_running`] how few of some ran at one time.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -23,11 +24,11 @@ use proxmove::pve::id::{NodeName, Vmid};
 use proxmove::pve::migration::{MigrateRequest, StorageMap};
 use proxmove::sim::Simulation;
 use proxmove::sim::orders::Orders;
-use proxmove::sim::world::Cluster;
 use proxmove::sim::world::guest::Guest;
 use proxmove::sim::world::scenario::{
     ClusterSpec, DiskSpec, GuestSpec, HaSpec, NodeSpec, Pace, Scenario, StorageSpec,
 };
+use proxmove::sim::world::{Cluster, Moment};
 
 /// The alias of the cluster.
 pub const ALIAS: &str = "apple";
@@ -290,9 +291,46 @@ impl Lab {
         })
     }
 
+    /// Goes through everything that happened: `look` sees how each guest was after each change.
+    pub fn replay(&self, mut look: impl FnMut(&BTreeMap<u32, Moment>)) {
+        let history = self.look(|cluster| cluster.history.clone());
+        let mut guests = BTreeMap::new();
+        for moment in history {
+            guests.insert(moment.vmid, moment);
+            // The first moments tell the guests one by one; a node is judged when all are known.
+            if guests.len() == self.look(|cluster| cluster.guests.len()) {
+                look(&guests);
+            }
+        }
+    }
+
     /// Returns the most memory that guests had on a node at any moment.
     pub fn peak(&self, node: &str) -> u64 {
-        self.look(|cluster| cluster.memory_peaks.get(node).copied().unwrap_or(0))
+        let memory: BTreeMap<u32, u64> = self.look(|cluster| {
+            let guests = cluster.guests.values();
+            guests.map(|guest| (guest.vmid, guest.memory())).collect()
+        });
+        let mut peak = 0;
+        self.replay(|guests| {
+            let needed = guests.values().filter(|guest| {
+                guest.running && (guest.node == node || guest.coming_to.as_deref() == Some(node))
+            });
+            peak = needed
+                .map(|guest| memory[&guest.vmid])
+                .sum::<u64>()
+                .max(peak);
+        });
+        peak
+    }
+
+    /// Returns how few of these guests ran at one time.
+    pub fn fewest_running(&self, vmids: &[u32]) -> usize {
+        let mut fewest = vmids.len();
+        self.replay(|guests| {
+            let running = vmids.iter().filter(|vmid| guests[vmid].running).count();
+            fewest = running.min(fewest);
+        });
+        fewest
     }
 
     /// Waits until the cluster is as wanted.

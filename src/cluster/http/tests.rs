@@ -1,5 +1,6 @@
 //! The client against a scripted server on the loopback: real TLS, real HTTP, real broken connections.
 
+mod migrate;
 mod server;
 
 use std::collections::BTreeMap;

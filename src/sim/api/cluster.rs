@@ -1,5 +1,7 @@
 //! The cluster as a whole: release, members, resources, free ids, jobs.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{Call, Refusal, Reply, nodes};
@@ -54,18 +56,22 @@ pub(super) fn resources(call: &mut Call<'_>) -> Reply {
         }
     }
     if wants("vm") {
+        let online = call.cluster.nodes.iter().filter(|node| node.online);
+        let online: BTreeSet<&str> = online.map(|node| node.name.as_str()).collect();
         for guest in call.cluster.guests.values() {
             if call
                 .cluster
                 .may(&call.who, &format!("/vms/{}", guest.vmid), &["VM.Audit"])
             {
-                rows.push(Value::Object(guest_row(call, guest)));
+                let online = online.contains(guest.node.as_str());
+                rows.push(Value::Object(guest_row(call, guest, online)));
             }
         }
     }
     if wants("node") {
+        let used = call.cluster.guest_use();
         for node in &call.cluster.nodes {
-            rows.push(Value::Object(nodes::row(call, node, true)));
+            rows.push(Value::Object(nodes::row(call, node, &used, true)));
         }
     }
     if wants("storage") {
@@ -85,12 +91,8 @@ pub(super) fn resources(call: &mut Call<'_>) -> Reply {
     Ok(json!(rows))
 }
 
-fn guest_row(call: &Call<'_>, guest: &Guest) -> Map<String, Value> {
+fn guest_row(call: &Call<'_>, guest: &Guest, online: bool) -> Map<String, Value> {
     let kind = if guest.container { "lxc" } else { "qemu" };
-    let online = call
-        .cluster
-        .node(&guest.node)
-        .is_some_and(|node| node.online);
     let mut row = match call.cluster.broadcasts.get(&guest.vmid) {
         Some(broadcast) if online => broadcast.row.clone(),
         _ => Map::from_iter([("status".to_owned(), json!("unknown"))]),

@@ -45,7 +45,7 @@ pub(crate) fn round(cluster: &mut Cluster) -> Vec<(String, Work)> {
             service.work = None;
             judge(cluster, &kind, &guest, &mut service);
             // After a start that failed the manager decides what to try.
-            if service.state == "started" && service.failures > 0 {
+            if service.start_failed {
                 cluster.manager.services.insert(vmid, service);
                 continue;
             }
@@ -90,10 +90,10 @@ fn judge(cluster: &Cluster, kind: &str, guest: &Guest, service: &mut Service) {
         }
         ("started", "qmstart" | "vzstart") => {
             service.running = guest.run.is_some();
-            service.failures = if service.running {
-                0
-            } else {
-                service.failures + 1
+            service.start_failed = !service.running;
+            service.failures = match service.running {
+                true => 0,
+                false => service.failures + 1,
             };
         }
         // One that could not be shut down cannot be relocated.
@@ -109,6 +109,8 @@ fn stay(cluster: &Cluster, guest: &Guest, service: &mut Service) {
         .is_some_and(|ha| ha.state == "started");
     service.state = if started { "started" } else { "request_stop" }.to_owned();
     service.target = None;
+    // It counts as running when its node says so again.
+    service.running = false;
 }
 
 fn next(cluster: &Cluster, guest: &Guest, service: &Service) -> Next {

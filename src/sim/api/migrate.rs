@@ -148,12 +148,18 @@ fn begin(call: &mut Call<'_>, kind: &str, target: &str, work: Work) -> Value {
     let sid = call.cluster.sid(vmid);
     let word = if sid.starts_with("ct") { "CT" } else { "VM" };
     let line = format!("Requesting HA migration for {word} {vmid} to node {target}");
-    call.cluster
-        .manager
-        .commands
-        .push(format!("migrate {sid} {target}"));
+    let target = target.to_owned();
     let work: Work = Box::new(move |stage| {
         stage.log.push(line.clone());
+        let manager = &mut stage.cluster.manager;
+        let service = manager.services.get(&vmid);
+        if service.is_some_and(|service| service.state == "error") {
+            let why = "in error state, must be disabled and fixed first";
+            stage.log.push(format!("service '{sid}' {why}"));
+            let command = format!("ha-manager migrate {sid} {target}");
+            return Some(Err(format!("command '{command}' failed: exit code 255")));
+        }
+        manager.commands.push(format!("migrate {sid} {target}"));
         Some(Ok(()))
     });
     call.start_task("hamigrate", &vmid.to_string(), work)
@@ -240,7 +246,7 @@ fn depart(stage: &mut Stage<'_>, vmid: u32, target: &str, transfers: Vec<Transfe
             0
         };
     }
-    stage.cluster.note_memory();
+    stage.cluster.remember(vmid);
     let bytes = memory + transfers.iter().map(|transfer| transfer.size).sum::<u64>();
     let seconds = bytes as f64 / stage.pace.migration.max(1) as f64;
     Carrying {
@@ -319,7 +325,7 @@ fn arrive(
     {
         stage.machine.start(&stage.cluster.running_guest(&guest));
     }
-    stage.cluster.note_memory();
+    stage.cluster.remember(vmid);
     moved
 }
 

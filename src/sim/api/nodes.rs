@@ -1,5 +1,6 @@
 //! Nodes: the list, their state, their network, what their QEMU can do.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -7,10 +8,16 @@ use sha2::{Digest, Sha256};
 
 use super::check::split_list;
 use super::{Call, Refusal, Reply, check_quorum};
+use crate::sim::world::Use;
 use crate::sim::world::scenario::NodeSpec;
 
 /// Returns a node's line, with the numbers only for those who may see them.
-pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<String, Value> {
+pub(super) fn row(
+    call: &Call<'_>,
+    node: &NodeSpec,
+    used: &BTreeMap<&str, Use>,
+    in_resources: bool,
+) -> Map<String, Value> {
     let mut row = Map::new();
     let mut put = |key: &str, value: Value| {
         row.insert(key.to_owned(), value);
@@ -28,9 +35,10 @@ pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<S
     }
     let path = format!("/nodes/{}", node.name);
     if node.online && call.cluster.may(&call.who, &path, &["Sys.Audit"]) {
-        put("cpu", json!(cpu(call, node)));
+        let (memory, cpu) = in_use(node, used);
+        put("cpu", json!(cpu));
         put("maxcpu", json!(node.cpus));
-        put("mem", json!(used_memory(call, node)));
+        put("mem", json!(memory));
         put("maxmem", json!(node.memory));
         put("disk", json!(4_u64 << 30));
         put("maxdisk", json!(100_u64 << 30));
@@ -48,18 +56,11 @@ pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<S
     row
 }
 
-fn used_memory(call: &Call<'_>, node: &NodeSpec) -> u64 {
-    node.memory_used + call.cluster.guest_memory(&node.name)
-}
-
-/// Returns how much of a node's CPUs is in use, 0.0 to 1.0.
-fn cpu(call: &Call<'_>, node: &NodeSpec) -> f64 {
-    let guests = call.cluster.guests.values();
-    let used: f64 = guests
-        .filter(|guest| guest.node == node.name && guest.run.is_some())
-        .map(|guest| guest.cpu * guest.cpus() as f64)
-        .sum();
-    (node.cpu_used + used / f64::from(node.cpus.max(1))).min(1.0)
+/// What the guests of a node use, and the node itself: bytes of memory, and CPU from 0.0 to 1.0.
+fn in_use(node: &NodeSpec, used: &BTreeMap<&str, Use>) -> (u64, f64) {
+    let guests = used.get(node.name.as_str()).copied().unwrap_or_default();
+    let cpu = node.cpu_used + guests.cpus / f64::from(node.cpus.max(1));
+    (node.memory_used + guests.memory, cpu.min(1.0))
 }
 
 /// `GET /nodes/N/config`.
@@ -129,11 +130,12 @@ pub(super) fn command(call: &mut Call<'_>) -> Reply {
 
 /// `GET /nodes`.
 pub(super) fn list(call: &mut Call<'_>) -> Reply {
+    let used = call.cluster.guest_use();
     let rows: Vec<Value> = call
         .cluster
         .nodes
         .iter()
-        .map(|node| Value::Object(row(call, node, false)))
+        .map(|node| Value::Object(row(call, node, &used, false)))
         .collect();
     Ok(json!(rows))
 }
@@ -143,10 +145,10 @@ pub(super) fn status(call: &mut Call<'_>) -> Reply {
     let Some(node) = call.cluster.node(&call.node) else {
         return Ok(Value::Null);
     };
-    let used = used_memory(call, node);
+    let (used, cpu) = in_use(node, &call.cluster.guest_use());
     let version = &call.cluster.version;
     let mut reply = json!({
-        "uptime": call.cluster.node_uptime(&node.name), "cpu": cpu(call, node), "wait": 0, "idle": 0,
+        "uptime": call.cluster.node_uptime(&node.name), "cpu": cpu, "wait": 0, "idle": 0,
         "loadavg": ["0.50", "0.40", "0.30"],
         "memory": {"total": node.memory, "used": used, "free": node.memory.saturating_sub(used)},
         "swap": {"total": 0, "used": 0, "free": 0},

@@ -153,7 +153,7 @@ pub(super) fn launch(stage: &mut Stage<'_>, node: &str, vmid: u32) -> Result<(),
             qmp_status: "running".to_owned(),
         });
     }
-    cluster.note_memory();
+    cluster.remember(vmid);
     Ok(())
 }
 
@@ -302,6 +302,7 @@ pub(super) fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
         guest.run = None;
         guest.settle_all();
     }
+    stage.cluster.remember(vmid);
 }
 
 /// `POST status/stop`.

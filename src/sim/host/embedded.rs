@@ -67,6 +67,12 @@ struct Shared {
     received: Arc<Received>,
 }
 
+impl Shared {
+    fn is_off(&self) -> bool {
+        self.home.join(super::POWERED_OFF).exists()
+    }
+}
+
 impl Embedded {
     pub(super) async fn start(
         settings: &HostSettings,
@@ -180,6 +186,8 @@ async fn accept(
 ) {
     loop {
         match listener.accept().await {
+            // Without power there is nobody to answer.
+            Ok((stream, _)) if shared.is_off() => drop(stream),
             Ok((stream, _)) => {
                 let config = Arc::clone(&config);
                 let shared = Arc::clone(&shared);
@@ -276,6 +284,9 @@ impl Connection {
         let Some(channel) = self.waiting.remove(&id) else {
             return session.channel_failure(id);
         };
+        if self.shared.is_off() {
+            return session.channel_failure(id);
+        }
         if let Program::Shell(line) = &program {
             let line = String::from_utf8_lossy(line).into_owned();
             self.lines.insert(id, line);

@@ -32,6 +32,8 @@ pub struct Service {
     pub stop_timeout: Option<u64>,
     /// How often starting it failed since it last ran.
     pub failures: u32,
+    /// Whether it failed just now, and nothing was decided yet.
+    pub start_failed: bool,
 }
 
 /// A node, as the manager sees it.
@@ -464,8 +466,9 @@ impl Cluster {
         if service.work.is_some() {
             return;
         }
-        let failed = service.failures > 0;
-        if failed && service.failures > 2 {
+        let failed = std::mem::take(&mut service.start_failed);
+        // It may be relocated once, as `max_relocate` has it.
+        if failed && service.failures > 1 {
             service.state = "error".to_owned();
             return;
         }
@@ -501,6 +504,7 @@ impl Cluster {
             guest.holder = None;
             guest.config.remove("lock");
         }
+        self.remember(vmid);
     }
 }
 

@@ -45,6 +45,28 @@ pub struct Broadcast {
     pub row: serde_json::Map<String, serde_json::Value>,
 }
 
+/// How a guest was from some moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The guest.
+    pub vmid: u32,
+    /// Its node.
+    pub node: String,
+    /// The node it is on its way to, and which has to have its memory as well.
+    pub coming_to: Option<String>,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// What the guests on a node use.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Use {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// CPUs.
+    pub cpus: f64,
+}
+
 /// One resource pool.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
@@ -87,8 +109,8 @@ pub struct Cluster {
     pub booted: BTreeMap<String, Instant>,
     /// What was asked of nodes: to reboot (true) or to shut down, and when.
     pub power_requests: Vec<(String, bool, Instant)>,
-    /// The most memory that guests had on each node at any moment, those on their way to it counted.
-    pub memory_peaks: BTreeMap<String, u64>,
+    /// Everywhere guests have been and whether they ran, oldest first.
+    pub history: Vec<Moment>,
     /// Its guests.
     pub guests: BTreeMap<u32, Guest>,
     /// Its tasks, oldest first.
@@ -165,6 +187,11 @@ impl Cluster {
         }
     }
 
+    /// Returns the file that is there while a node has no power, for its SSH host.
+    pub fn power_off_file(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.powered-off"))
+    }
+
     /// Tells whether a node is up.
     pub fn is_online(&self, node: &str) -> bool {
         self.node(node).is_some_and(|node| node.online)
@@ -176,24 +203,26 @@ impl Cluster {
         online * 2 > self.nodes.len()
     }
 
-    /// Returns the memory of the guests that run on a node.
-    pub fn guest_memory(&self, node: &str) -> u64 {
-        let running = self
-            .guests
-            .values()
-            .filter(|guest| guest.node == node && guest.run.is_some());
-        running.map(Guest::memory).sum()
+    /// Returns what the guests use that run on each node.
+    pub fn guest_use(&self) -> BTreeMap<&str, Use> {
+        let mut used: BTreeMap<&str, Use> = BTreeMap::new();
+        for guest in self.guests.values().filter(|guest| guest.run.is_some()) {
+            let on_node = used.entry(guest.node.as_str()).or_default();
+            on_node.memory += guest.memory();
+            on_node.cpus += guest.cpu * guest.cpus() as f64;
+        }
+        used
     }
 
-    /// Notes how much memory guests have on each node, those on their way to it counted.
-    pub fn note_memory(&mut self) {
-        for node in &self.nodes {
-            let coming = self.guests.values().filter(|guest| {
-                guest.run.is_some() && guest.migrating_to.as_deref() == Some(node.name.as_str())
+    /// Writes down how a guest is now.
+    pub fn remember(&mut self, vmid: u32) {
+        if let Some(guest) = self.guests.get(&vmid) {
+            self.history.push(Moment {
+                vmid,
+                node: guest.node.clone(),
+                coming_to: guest.migrating_to.clone(),
+                running: guest.run.is_some(),
             });
-            let memory = self.guest_memory(&node.name) + coming.map(Guest::memory).sum::<u64>();
-            let peak = self.memory_peaks.entry(node.name.clone()).or_insert(0);
-            *peak = memory.max(*peak);
         }
     }
 
@@ -205,10 +234,12 @@ impl Cluster {
 
     /// Refreshes what the nodes say of their guests; done regularly by the simulation.
     pub fn refresh_broadcasts(&mut self) {
+        let online = self.nodes.iter().filter(|node| node.online);
+        let online: BTreeSet<&str> = online.map(|node| node.name.as_str()).collect();
         let rows: Vec<(u32, Broadcast)> = self
             .guests
             .values()
-            .filter(|guest| self.node(&guest.node).is_some_and(|node| node.online))
+            .filter(|guest| online.contains(guest.node.as_str()))
             .filter(|guest| !guest.is_being_created())
             .map(|guest| {
                 let row = guest.resource_row(self);

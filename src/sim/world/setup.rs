@@ -58,7 +58,7 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         mappings: spec.mappings.clone(),
         booted: BTreeMap::new(),
         power_requests: Vec::new(),
-        memory_peaks: BTreeMap::new(),
+        history: Vec::new(),
         guests: BTreeMap::new(),
         tasks: Vec::new(),
         broadcasts: BTreeMap::new(),
@@ -73,7 +73,10 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         add_guest(&mut cluster, guest)?;
     }
     cluster.refresh_broadcasts();
-    cluster.note_memory();
+    let vmids: Vec<u32> = cluster.guests.keys().copied().collect();
+    for vmid in vmids {
+        cluster.remember(vmid);
+    }
     cluster.settle_ha();
     Ok(cluster)
 }
@@ -81,6 +84,9 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
 fn directories(cluster: &Cluster) -> io::Result<()> {
     for node in &cluster.nodes {
         fs::create_dir_all(cluster.directory.join(&node.name))?;
+        if !node.online {
+            fs::write(cluster.power_off_file(&node.name), "")?;
+        }
         for storage in &cluster.storages {
             if storage.kind != "dir"
                 || !cluster.storage_serves(storage, &node.name)

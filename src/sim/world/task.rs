@@ -131,11 +131,16 @@ impl Cluster {
         let log = std::mem::take(&mut stage.log);
         if outcome.is_some() {
             // Whatever the task held is free again, also when it was interrupted.
+            let mut given_up = Vec::new();
             for guest in self.guests.values_mut() {
                 let held = guest.holder.take_if(|holder| holder == upid).is_some();
                 if held && guest.migrating_to.take().is_some() {
                     guest.config.remove("lock");
+                    given_up.push(guest.vmid);
                 }
+            }
+            for vmid in given_up {
+                self.remember(vmid);
             }
         }
         let Some(task) = self.task_mut(upid) else {
