@@ -224,6 +224,9 @@ fn commands_are_told_from_clusters() {
         Request::Site(site) => format!("site {site:?}"),
         Request::SimProof { ledger, images } => format!("sim-proof {ledger:?} {images:?}"),
         Request::Porter(arguments) => format!("porter {arguments:?}"),
+        Request::Evacuate(command) => format!("evacuate {} {:?}", command.cluster, command.node),
+        Request::Restore(command) => format!("restore {} {}", command.cluster, command.node),
+        Request::Cordon(command) => format!("close {} {}", command.close, command.node),
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");
     assert_eq!(shown("sim --debug"), "sim true");
@@ -253,6 +256,21 @@ fn commands_are_told_from_clusters() {
     assert_eq!(shown("completions zsh"), "completions zsh");
     assert_eq!(shown("man"), "man");
     assert_eq!(shown("demo --json"), "demo true");
+    assert_eq!(
+        shown("evacuate apple node1 --selector tag=web"),
+        "evacuate apple Some(NodeName(\"node1\"))"
+    );
+    assert_eq!(shown("evacuate --rolling apple"), "evacuate apple None");
+    assert_eq!(shown("restore apple node1"), "restore apple node1");
+    assert_eq!(shown("cordon apple node1"), "close true node1");
+    assert_eq!(shown("uncordon apple node1"), "close false node1");
+    for wrong in [
+        "evacuate apple",
+        "evacuate --rolling apple node1",
+        "evacuate apple node1 -n --yes",
+    ] {
+        assert_eq!(parse(wrong).expect_err(wrong).exit_code(), 2);
+    }
     assert_eq!(shown("--debug sim"), "sim true");
     assert_eq!(
         shown("porter send --help -- -x"),

@@ -140,6 +140,17 @@ pub fn decide(inventory: &Inventory, request: &Request) -> Restore {
         let order = guest.seen.as_ref().and_then(|seen| seen.order);
         (order.is_none(), order, guest.place.vmid)
     });
+    for (guest, _) in &away {
+        if guest.lock.as_deref() == Some("migrate") {
+            verdicts.push(Verdict {
+                guest: Some(label(guest)),
+                severity: Severity::Refuse,
+                code: "still-moving",
+                reason: "is being migrated just now; an evacuation may be under way".to_owned(),
+                remedy: "wait for the end of that, or end it, and restore then".to_owned(),
+            });
+        }
+    }
     let mut work = Work {
         request,
         placing: placing(inventory, request),

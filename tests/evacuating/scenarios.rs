@@ -272,6 +272,58 @@ fn judge(stage: &Stage, told: &Value, expected: &BTreeMap<String, String>) -> Ve
     wrong
 }
 
+/// Goes through everything that happened: no node ever held more than it has, guests on their way counted; and of those
+/// with the tag `web` as many ran at every moment as the budget says.
+fn promises(stage: &Stage, scenario: &Scenario) -> Vec<String> {
+    let spec = scenario.spec();
+    let world = stage.simulation.world();
+    let cluster = &world.clusters[0];
+    let keep = scenario
+        .budgets
+        .lines()
+        .find_map(|line| line.strip_prefix("min_running="))
+        .map_or(0, |text| text.parse::<usize>().unwrap());
+    let of_web = |vmid: &u32| {
+        let tags = cluster.guests[vmid].config.get("tags");
+        tags.is_some_and(|tags| tags.split(';').any(|tag| tag == "web"))
+    };
+    let mut now = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for moment in &cluster.history {
+        now.insert(moment.vmid, moment);
+        if now.len() < spec.guests.len() {
+            continue;
+        }
+        for node in &spec.nodes {
+            let held: u64 = now
+                .values()
+                .filter(|guest| guest.running)
+                .filter(|guest| {
+                    guest.node == node.name || guest.coming_to.as_ref() == Some(&node.name)
+                })
+                .map(|guest| cluster.guests[&guest.vmid].memory())
+                .sum();
+            if held > node.memory {
+                wrong.push(format!(
+                    "{} held {} of {} GiB",
+                    node.name,
+                    held >> 30,
+                    node.memory >> 30
+                ));
+            }
+        }
+        let run = now
+            .values()
+            .filter(|guest| guest.running && of_web(&guest.vmid))
+            .count();
+        if run < keep {
+            wrong.push(format!("{run} ran, and {keep} must"));
+        }
+    }
+    wrong.dedup();
+    wrong
+}
+
 async fn play(scenario: &Scenario) -> Vec<String> {
     let stage = Arc::new(start(scenario.spec()).await);
     if !scenario.budgets.is_empty() {
@@ -306,23 +358,7 @@ async fn play(scenario: &Scenario) -> Vec<String> {
     if scenario.expect.exit == 4 && all(&stage) != before {
         wrong.push("was refused, and something is changed".to_owned());
     }
-    // Memory is never promised twice, whatever happened.
-    for node in &scenario.spec().nodes {
-        let world = stage.simulation.world();
-        let peak = world.clusters[0]
-            .memory_peaks
-            .get(&node.name)
-            .copied()
-            .unwrap_or(0);
-        if peak > node.memory {
-            wrong.push(format!(
-                "{} had {} of {} GiB",
-                node.name,
-                peak >> 30,
-                node.memory >> 30
-            ));
-        }
-    }
+    wrong.extend(promises(&stage, scenario));
     if let Some(back) = scenario.restore.as_ref().filter(|_| wrong.is_empty()) {
         stage.simulation.faults().clear();
         for what in &back.first {
