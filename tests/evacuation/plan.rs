@@ -249,9 +249,9 @@ fn every_feature_of_the_document_is_shown_by_something_that_exists() {
         .filter_map(|line| line.strip_prefix("     - "))
     {
         let mentioned = cell
-            .trim_end_matches(')')
             .split("; ")
-            .flat_map(|part| part.split('('));
+            .flat_map(|part| part.split('('))
+            .map(|mention| mention.trim_end_matches(')'));
         for mention in mentioned {
             if let Some(name) = mention.strip_prefix("test: ") {
                 judged += 1;
