@@ -154,10 +154,14 @@ fn guest(
     };
     let running = dice.u8(..10) < 8;
     let mut tags = BTreeSet::from([format!("team{}", number % 40)]);
-    if number % 50 == 0 {
+    if number.is_multiple_of(50) {
         tags.insert(format!("plb_anti_affinity_{}", number % 7));
     }
-    let storage = if number % 4 == 0 { local } else { shared };
+    let storage = if number.is_multiple_of(4) {
+        local
+    } else {
+        shared
+    };
     Ok(GuestFacts {
         place: GuestRef {
             node,

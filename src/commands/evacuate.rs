@@ -86,9 +86,9 @@ impl Site {
         })
     }
 
-    /// Asks whether to go on with what was shown. Without anybody to ask, nothing begins.
-    async fn consent(&self, question: String) -> bool {
-        !self.dry_run && self.tools.ask(question).await == Some(true)
+    /// Asks whether to go on with what was shown, unless that was given already. Without anybody to ask, nothing begins.
+    async fn consent(&self, question: String, given: bool) -> bool {
+        !self.dry_run && (given || self.tools.ask(question).await == Some(true))
     }
 
     fn show(&self, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
@@ -189,7 +189,7 @@ impl Site {
             "Evacuate {node} of {}: {going} guest(s), as shown?",
             plan.cluster
         );
-        if !(consented && !self.dry_run) && !self.consent(question).await {
+        if !self.consent(question, consented).await {
             self.next_steps();
             return Ok(ExitCode::Done);
         }
@@ -298,7 +298,7 @@ impl Site {
             .unwrap_or_default();
         let count = restore::acting(&plan).count();
         let question = format!("{who}Restore {node}: {count} guest(s), as shown?");
-        if !(consented && !self.dry_run) && !self.consent(question).await {
+        if !self.consent(question, consented).await {
             self.next_steps();
             return Ok(ExitCode::Done);
         }
@@ -398,7 +398,7 @@ pub(super) async fn cordon(
     if !site.json {
         print(&format!("{words}\n"))?;
     }
-    if !site.consent(format!("{verb} {node}?")).await {
+    if !site.consent(format!("{verb} {node}?"), false).await {
         site.next_steps();
         return Ok(ExitCode::Done);
     }

@@ -6,7 +6,7 @@ use crate::cluster::{Adjust, ClusterSpecExt as _, ct, ha, mixed, vm};
 use crate::stage::{self, launch};
 use crate::state::{all, notes, quick, start};
 
-fn of<'a>(list: &'a Value, vmid: u32) -> &'a Value {
+fn of(list: &Value, vmid: u32) -> &Value {
     let found = list.as_array().unwrap().iter();
     found
         .into_iter()

@@ -173,7 +173,7 @@ fn run(
     let mut world = World::new(inventory);
     let mut busy = Vec::new();
     loop {
-        for begun in schedule.next() {
+        for begun in schedule.begin() {
             if let Some(target) = &begun.target {
                 assert_eq!(closed_because(inventory, target), None);
                 world.arrive(inventory, begun.place.vmid, target);

@@ -29,7 +29,7 @@ impl Work {
     pub(super) async fn begin_what_may(&mut self, busy: &mut JoinSet<Outcome>) {
         self.locked.clear();
         loop {
-            let begun = self.schedule.next();
+            let begun = self.schedule.begin();
             let mut locked = Vec::new();
             let mut tried = false;
             for plan in begun {

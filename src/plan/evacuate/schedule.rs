@@ -56,7 +56,7 @@ impl Schedule {
     }
 
     /// Returns what may begin now, and takes it as begun.
-    pub fn next(&mut self) -> Vec<GuestPlan> {
+    pub fn begin(&mut self) -> Vec<GuestPlan> {
         let mut begun = Vec::new();
         let mut at = 0;
         while at < self.waiting.len() {

@@ -231,7 +231,7 @@ pub fn space(seen: &GuestSeen, allowed: &Allowed) -> BTreeMap<StorageId, Bytes> 
     space
 }
 
-fn unique<'a>(mut words: Vec<&'a str>) -> Vec<&'a str> {
+fn unique(mut words: Vec<&str>) -> Vec<&str> {
     words.sort_unstable();
     words.dedup();
     words
