@@ -181,16 +181,14 @@ impl FromStr for Reserve {
                 Err(wrong())
             };
         }
-        let (number, unit) = text.split_at(text.len().saturating_sub(1));
+        let units = [('M', 20), ('G', 30), ('T', 40)];
+        let (number, shift) = units
+            .into_iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+            .ok_or_else(wrong)?;
         let number: u64 = number.trim().parse().map_err(|_| wrong())?;
-        let shift = match unit {
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            _ => return Err(wrong()),
-        };
         number
-            .checked_mul(1 << shift)
+            .checked_mul(1u64 << shift)
             .map(|bytes| Reserve::Bytes(Bytes(bytes)))
             .ok_or_else(wrong)
     }
