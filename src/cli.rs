@@ -4,25 +4,31 @@
 //! the environment nor exits; usage errors, `--help` and `--version` come back as [`clap::Error`], which knows its text
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
+mod again;
 mod arguments;
+pub mod evacuate;
 mod site;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::plan::MoveRequest;
+use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
+pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use arguments::{
     Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
     VerifyArg,
 };
+use evacuate::{CordonCommand, EvacuateCommand, RestoreCommand};
 use site::SimArgs;
 pub use site::SiteArgs;
 
@@ -36,6 +42,14 @@ pub enum Request {
     Move(MoveCommand),
     /// Try everything a move needs, and move nothing. The list of guests may be empty.
     Check(MoveCommand),
+    /// Show every move that is not finished.
+    Status(StatusCommand),
+    /// Go on with moves that were begun earlier.
+    Resume(ResumeCommand),
+    /// Bring the sources of moves back as they were.
+    Abort(AbortCommand),
+    /// Compare the volumes of finished moves again.
+    Verify(VerifyCommand),
     /// Print the configuration with what is derived.
     ConfigShow(Common),
     /// Print a completion script.
@@ -55,6 +69,16 @@ pub enum Request {
         /// The disks, in the order of the guest's drives.
         images: Vec<PathBuf>,
     },
+    /// Move guests back to their former selves.
+    Back(BackCommand),
+    /// List and remove what moves have left behind.
+    Cleanup(CleanupCommand),
+    /// Move all guests off a node, or go through all nodes.
+    Evacuate(Box<EvacuateCommand>),
+    /// Bring them back.
+    Restore(Box<RestoreCommand>),
+    /// Close or open a node.
+    Cordon(Box<CordonCommand>),
     /// Run as the half of proxmove on a storage host; the arguments are the porter's own.
     Porter(Vec<OsString>),
 }
@@ -64,9 +88,18 @@ impl Request {
     pub fn debug(&self) -> bool {
         match self {
             Request::Move(command) | Request::Check(command) => command.common.debug,
+            Request::Status(command) => command.common.debug,
+            Request::Resume(command) => command.common.debug,
+            Request::Abort(command) => command.common.debug,
+            Request::Verify(command) => command.common.debug,
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
+            Request::Back(command) => command.command.common.debug,
+            Request::Cleanup(command) => command.common.debug,
+            Request::Evacuate(command) => command.common.debug,
+            Request::Restore(command) => command.common.debug,
+            Request::Cordon(command) => command.common.debug,
             Request::Completions(_)
             | Request::Man
             | Request::Site(_)
@@ -84,6 +117,36 @@ pub struct MoveCommand {
     /// `-n`: show the plan, change nothing.
     pub dry_run: bool,
     /// `--yes`: take every question as answered with yes.
+    pub yes: bool,
+    /// `--take-over`: take a move over that somebody else works on.
+    pub take_over: bool,
+    /// `--fail-fast`: after the first guest that fails, do not begin the others.
+    pub fail_fast: bool,
+    /// `--wait-for-locks`: how long guests are waited for that something else has locked.
+    pub wait_for_locks: Duration,
+    /// What most commands know.
+    pub common: Common,
+}
+
+/// A way back: what is known of it before its clusters are asked.
+#[derive(Clone, Debug)]
+pub struct BackCommand {
+    /// The cluster the guests are on.
+    pub cluster: ClusterAlias,
+    /// `--to`.
+    pub to: Option<ClusterAlias>,
+    /// The move, without where it goes: cluster, node and storage are found.
+    pub command: MoveCommand,
+}
+
+/// What to clean up.
+#[derive(Clone, Debug)]
+pub struct CleanupCommand {
+    /// The clusters to look at; all when there is none.
+    pub clusters: Vec<ClusterAlias>,
+    /// `-n`: list only.
+    pub dry_run: bool,
+    /// `--yes`.
     pub yes: bool,
     /// What most commands know.
     pub common: Common,
@@ -139,7 +202,22 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Sim(SimArgs { site: None, output }) => {
             Ok(Request::Sim(settle(nothing(), None, &output)))
         }
+        Verb::Status(arguments) => Ok(Request::Status(arguments.command())),
+        Verb::Resume(arguments) => arguments.command().map(Request::Resume),
+        Verb::Abort(arguments) => arguments.command().map(Request::Abort),
+        Verb::Verify(arguments) => arguments.command().map(Request::Verify),
         Verb::SimProof { ledger, images } => Ok(Request::SimProof { ledger, images }),
+        Verb::Back(arguments) => back_command(arguments).map(Request::Back),
+        Verb::Cleanup(arguments) => Ok(Request::Cleanup(CleanupCommand {
+            clusters: arguments.clusters,
+            dry_run: arguments.dry_run,
+            yes: arguments.yes,
+            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        })),
+        Verb::Evacuate(arguments) => Ok(Request::Evacuate(Box::new(arguments.command()))),
+        Verb::Restore(arguments) => Ok(Request::Restore(Box::new(arguments.command()))),
+        Verb::Cordon(arguments) => Ok(Request::Cordon(Box::new(arguments.command(true)))),
+        Verb::Uncordon(arguments) => Ok(Request::Cordon(Box::new(arguments.command(false)))),
     }
 }
 
@@ -264,6 +342,8 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             wait_before_stop: arguments.wait_before_stop,
             ignore_exists: arguments.ignore_exists,
             allow_plain: arguments.allow_plain,
+            with_snapshots: arguments.with_snapshots,
+            forget: arguments.forget,
             target_vmid: arguments.target_vmid,
             max_downtime: arguments.max_downtime,
             stop_timeout: arguments.stop_timeout,
@@ -271,6 +351,9 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         },
         dry_run: arguments.dry_run,
         yes: arguments.yes,
+        take_over: arguments.several.take_over,
+        fail_fast: arguments.several.fail_fast,
+        wait_for_locks: arguments.wait_for_locks,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
 }
@@ -280,12 +363,56 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         request: MoveRequest {
             ignore_exists: arguments.ignore_exists,
             allow_plain: arguments.allow_plain,
+            with_snapshots: arguments.with_snapshots,
             ..request(arguments.place, arguments.guests, arguments.tuning)?
         },
         dry_run: true,
         yes: false,
+        take_over: false,
+        fail_fast: false,
+        wait_for_locks: Duration::ZERO,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
     })
+}
+
+fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Error> {
+    let (cluster, wishes) = (arguments.cluster, arguments.wishes);
+    // Where it goes is found later; until then it stays in place.
+    let place = arguments::Place {
+        source: cluster.clone(),
+        destination: cluster.clone(),
+        node: known("unknown")?,
+        storage: known("unknown")?,
+    };
+    Ok(BackCommand {
+        cluster,
+        to: arguments.to,
+        command: MoveCommand {
+            request: MoveRequest {
+                skip_start: wishes.skip_start,
+                wait_before_stop: wishes.wait_before_stop,
+                allow_plain: wishes.allow_plain,
+                forget: wishes.forget,
+                max_downtime: wishes.max_downtime,
+                stop_timeout: wishes.stop_timeout,
+                ..request(place, arguments.guests, arguments.tuning)?
+            },
+            dry_run: wishes.dry_run,
+            yes: wishes.yes,
+            take_over: arguments.several.take_over,
+            fail_fast: arguments.several.fail_fast,
+            wait_for_locks: wishes.wait_for_locks,
+            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        },
+    })
+}
+
+fn known<T: std::str::FromStr>(text: &str) -> Result<T, clap::Error>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|why| error(ErrorKind::ValueValidation, why))
 }
 
 fn request(
@@ -293,13 +420,7 @@ fn request(
     guests: Vec<String>,
     tuning: Tuning,
 ) -> Result<MoveRequest, clap::Error> {
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some(twice) = guests.iter().find(|guest| !seen.insert(guest.as_str())) {
-        return Err(error(
-            ErrorKind::ValueValidation,
-            format!("VM '{twice}' is named twice"),
-        ));
-    }
+    named_once(&guests)?;
     Ok(MoveRequest {
         source: place.source,
         target: place.destination,
@@ -311,6 +432,8 @@ fn request(
         wait_before_stop: false,
         ignore_exists: false,
         allow_plain: false,
+        with_snapshots: false,
+        forget: false,
         target_vmid: None,
         bridges: unique("--map-bridge", tuning.map_bridge)?,
         storages: unique("--map-storage", tuning.map_storage)?,
@@ -328,6 +451,18 @@ fn request(
         limit: tuning.bwlimit.map(Bandwidth::mbit_per_second),
         parallel: usize::from(tuning.parallel),
     })
+}
+
+/// Refuses a list in which a VM stands twice.
+fn named_once(guests: &[String]) -> Result<(), clap::Error> {
+    let mut seen = std::collections::BTreeSet::new();
+    match guests.iter().find(|guest| !seen.insert(guest.as_str())) {
+        Some(twice) => Err(error(
+            ErrorKind::ValueValidation,
+            format!("VM '{twice}' is named twice"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Makes a map of `A=B` pairs; two different answers for one `A` are refused.

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod evacuation;
 pub mod host;
 pub mod moves;
 pub mod plan;

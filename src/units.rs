@@ -86,6 +86,63 @@ impl std::iter::Sum for Bytes {
     }
 }
 
+/// An amount of processor work, in thousandths of a core: what a node has, or what a guest uses on average.
+///
+/// Displayed with one decimal ("2.5 cores").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cores(u64);
+
+impl Cores {
+    /// Nothing at all.
+    pub const ZERO: Cores = Cores(0);
+
+    /// Returns `count` whole cores.
+    pub const fn whole(count: u32) -> Cores {
+        Cores(count as u64 * 1000)
+    }
+
+    /// Returns the share (0.0 to 1.0) of `count` cores; odd shares count as none.
+    pub fn share(share: f64, count: u32) -> Cores {
+        // `as` saturates, and makes 0 of what is no number.
+        Cores((share * f64::from(count) * 1000.0).round() as u64)
+    }
+
+    /// Returns the number of thousandths.
+    pub const fn thousandths(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the difference, or zero where `other` is larger.
+    pub fn saturating_sub(self, other: Cores) -> Cores {
+        Cores(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Add for Cores {
+    type Output = Cores;
+    fn add(self, other: Cores) -> Cores {
+        Cores(self.0 + other.0)
+    }
+}
+
+impl AddAssign for Cores {
+    fn add_assign(&mut self, other: Cores) {
+        self.0 += other.0;
+    }
+}
+
+impl std::iter::Sum for Cores {
+    fn sum<I: Iterator<Item = Cores>>(values: I) -> Cores {
+        values.fold(Cores::ZERO, Add::add)
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.1} cores", self.0 as f64 / 1000.0))
+    }
+}
+
 /// A rate in bytes per second.
 ///
 /// The constructors carry the unit, because the operator says Mbit/s (`--bwlimit`) and Proxmox VE says KiB/s.
@@ -141,6 +198,17 @@ mod tests {
         assert_eq!(shown(50 << 30), "50.0 GiB");
         assert_eq!(shown((1 << 20) - 1), "1.0 MiB");
         assert_eq!(shown(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn cores_are_counted_in_thousandths() {
+        assert_eq!(Cores::share(0.25, 8), Cores::whole(2));
+        assert_eq!(Cores::share(-1.0, 8), Cores::ZERO);
+        assert_eq!(Cores::share(f64::NAN, 8), Cores::ZERO);
+        assert_eq!(
+            (Cores::whole(2) + Cores::share(0.5, 1)).to_string(),
+            "2.5 cores"
+        );
     }
 
     #[test]

@@ -62,6 +62,8 @@ fn the_classic_form_and_its_defaults() {
                 wait_before_stop: false,
                 ignore_exists: false,
                 allow_plain: false,
+                with_snapshots: false,
+                forget: false,
                 target_vmid: None,
                 bridges: {},
                 storages: {},
@@ -74,6 +76,9 @@ fn the_classic_form_and_its_defaults() {
             },
             dry_run: false,
             yes: false,
+            take_over: false,
+            fail_fast: false,
+            wait_for_locks: 0ns,
             common: Common {
                 config: None,
                 verify_tls: true,
@@ -117,6 +122,7 @@ fn each_option_of_the_original_has_its_effect() {
         Some(Bandwidth::mbit_per_second(100))
     );
     assert!(plain.common.verify_tls && !with("--no-verify-ssl").common.verify_tls);
+    assert!(!plain.request.forget && with("--forget").request.forget);
     assert!(!plain.request.skip_disks && !plain.request.skip_start);
     let skipped = with("--skip-disks").request;
     assert!(
@@ -141,6 +147,7 @@ fn each_option_of_the_original_has_its_effect() {
     assert!(with("--debug").common.debug);
     assert!(with("--ignore-exists").request.ignore_exists);
     assert!(with("--allow-plain").request.allow_plain);
+    assert!(with("--with-snapshots").request.with_snapshots);
     for help in ["-h", "--help", "apple banana node2 ssd web1 --help"] {
         assert_eq!(
             parse(help).expect_err("help").kind(),
@@ -199,6 +206,12 @@ fn each_new_option_has_its_effect() {
     assert_eq!(with("--route direct").request.route, Some(Route::Direct));
     assert_eq!(with("--route relay").request.route, Some(Route::Relay));
     assert_eq!(with("--parallel 4").request.parallel, 4);
+    assert_eq!(
+        with("--wait-for-locks 2h").wait_for_locks,
+        Duration::from_secs(7200)
+    );
+    assert!(with("--take-over").take_over && !with("--yes").take_over);
+    assert!(with("--fail-fast").fail_fast && !with("--yes").fail_fast);
     assert_eq!(with("--verify full").request.verify, Verify::Full);
     assert_eq!(with("--verify transfer").request.verify, Verify::Transfer);
 }
@@ -216,6 +229,25 @@ fn commands_are_told_from_clusters() {
             command.request.source,
             command.request.guests.join(" ")
         ),
+        Request::Status(command) => {
+            format!("status {:?} {}", command.clusters.len(), command.thorough)
+        }
+        Request::Resume(command) => format!(
+            "resume {} {} {} {:?}",
+            command.which.source,
+            command.which.target,
+            command.which.guests.join(" "),
+            command.limit
+        ),
+        Request::Abort(command) => format!(
+            "abort {} {} {} {} {:?}",
+            command.which.source,
+            command.which.target,
+            command.which.guests.join(" "),
+            command.start,
+            command.patience
+        ),
+        Request::Verify(command) => format!("verify {}", command.which.guests.join(" ")),
         Request::ConfigShow(common) => format!("config show {:?} {}", common.config, common.json),
         Request::Completions(shell) => format!("completions {shell}"),
         Request::Man => "man".to_owned(),
@@ -224,9 +256,49 @@ fn commands_are_told_from_clusters() {
         Request::Site(site) => format!("site {site:?}"),
         Request::SimProof { ledger, images } => format!("sim-proof {ledger:?} {images:?}"),
         Request::Porter(arguments) => format!("porter {arguments:?}"),
+        Request::Back(back) => {
+            let wishes = &back.command.request;
+            format!(
+                "back {} {:?} {} {}",
+                back.cluster,
+                back.to.map(|to| to.to_string()),
+                wishes.guests.join(" "),
+                [back.command.dry_run, wishes.forget, wishes.skip_start]
+                    .map(|set| if set { 'y' } else { 'n' })
+                    .iter()
+                    .collect::<String>()
+            )
+        }
+        Request::Cleanup(cleanup) => {
+            let clusters: Vec<&str> = cleanup.clusters.iter().map(|one| one.as_str()).collect();
+            format!(
+                "cleanup {} {} {}",
+                clusters.join(" "),
+                cleanup.dry_run,
+                cleanup.yes
+            )
+        }
+        Request::Evacuate(command) => format!("evacuate {} {:?}", command.cluster, command.node),
+        Request::Restore(command) => format!("restore {} {}", command.cluster, command.node),
+        Request::Cordon(command) => format!("close {} {}", command.close, command.node),
     };
     assert_eq!(shown("apple banana node2 ssd check"), "move apple check");
     assert_eq!(shown("sim --debug"), "sim true");
+    assert_eq!(shown("status"), "status 0 false");
+    assert_eq!(shown("status --thorough apple banana"), "status 2 true");
+    assert_eq!(
+        shown("resume apple banana web1 db1"),
+        "resume apple banana web1 db1 None"
+    );
+    assert_eq!(
+        shown("abort apple banana web1"),
+        "abort apple banana web1 true 600s"
+    );
+    assert_eq!(
+        shown("abort --skip-start --patience 5s apple banana web1"),
+        "abort apple banana web1 false 5s"
+    );
+    assert!(parse("resume apple banana").is_err() && parse("abort apple banana a a").is_err());
     assert!(shown("sim --scenario s --cluster apple --directory d").starts_with("site SiteArgs {"));
     assert_eq!(
         shown("sim-proof --ledger l /dev/a b.qcow2"),
@@ -253,7 +325,35 @@ fn commands_are_told_from_clusters() {
     assert_eq!(shown("completions zsh"), "completions zsh");
     assert_eq!(shown("man"), "man");
     assert_eq!(shown("demo --json"), "demo true");
+    assert_eq!(
+        shown("evacuate apple node1 --selector tag=web"),
+        "evacuate apple Some(NodeName(\"node1\"))"
+    );
+    assert_eq!(shown("evacuate --rolling apple"), "evacuate apple None");
+    assert_eq!(shown("restore apple node1"), "restore apple node1");
+    assert_eq!(shown("cordon apple node1"), "close true node1");
+    assert_eq!(shown("uncordon apple node1"), "close false node1");
+    for wrong in [
+        "evacuate apple",
+        "evacuate --rolling apple node1",
+        "evacuate apple node1 -n --yes",
+    ] {
+        assert_eq!(parse(wrong).expect_err(wrong).exit_code(), 2);
+    }
     assert_eq!(shown("--debug sim"), "sim true");
+    assert_eq!(
+        shown("back banana web1 db1"),
+        "back banana None web1 db1 nnn"
+    );
+    assert_eq!(
+        shown("-n back --to apple --forget --skip-start banana web1"),
+        "back banana Some(\"apple\") web1 yyy"
+    );
+    assert_eq!(shown("cleanup"), "cleanup  false false");
+    assert_eq!(
+        shown("cleanup -n apple banana --yes"),
+        "cleanup apple banana true true"
+    );
     assert_eq!(
         shown("porter send --help -- -x"),
         "porter [\"send\", \"--help\", \"--\", \"-x\"]"
@@ -467,6 +567,16 @@ fn the_help_of_each_command() {
         "man --help",
         "demo --help",
         "sim --help",
+        "back --help",
+        "cleanup --help",
+        "status --help",
+        "resume --help",
+        "abort --help",
+        "verify --help",
+        "evacuate --help",
+        "restore --help",
+        "cordon --help",
+        "uncordon --help",
     ] {
         let error = parse(line).expect_err("help");
         assert_eq!(error.exit_code(), 0, "{line}");

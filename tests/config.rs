@@ -49,6 +49,7 @@ fn the_sample_is_understood_and_shown_without_its_secrets() {
 
         [pve:banana-cluster] ; from proxmoverc.sample
         api=https://user@pve@banana-cluster.com:8006
+        also=node2.banana-cluster.com:8006, node3.banana-cluster.com:8006
         password_command=pass show proxmox/banana-cluster
         fingerprint=4E:8A:11:0C:F2:93:7B:60:D5:2E:A8:41:9F:C6:07:3D:B8:52:E1:7C:04:AF:69:90:1B:D3:36:FE:85:4A:C0:27
 
@@ -118,6 +119,7 @@ fn the_sample_as_json() {
             },
             {
               "alias": "banana-cluster",
+              "also": "node2.banana-cluster.com:8006, node3.banana-cluster.com:8006",
               "api": "https://user@pve@banana-cluster.com:8006",
               "fingerprint": "4E:8A:11:0C:F2:93:7B:60:D5:2E:A8:41:9F:C6:07:3D:B8:52:E1:7C:04:AF:69:90:1B:D3:36:FE:85:4A:C0:27",
               "origin": "proxmoverc.sample",

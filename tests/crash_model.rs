@@ -1,10 +1,15 @@
-//! The crash model: a small world, a proxmove that may die after any call, colleagues who meddle, and the real
-//! functions `derive` and `next` deciding. Whatever the schedule, no write is lost and never do two copies run.
+//! The crash model: a small world, a proxmove that may die after any call, operators who give a move up half-way or take
+//! it over from one another, colleagues who meddle, and the real functions `derive`, `next` and `back` deciding. Whatever
+//! the schedule, no write is lost and never do two copies run.
 //!
 //! One tick is one call of proxmove (or one of the world's events), so that anything may happen between what was
-//! observed and what is done. The only two things taken as one: looking once more, and starting the target.
+//! observed and what is done. Taken as one, because the program does them right after one another: looking once more
+//! (also who holds the claim) and starting the target, removing the mark at the end, or taking a step back; reading the
+//! source's name and renaming it (bound by a digest). A proxmove whose claim was taken makes the one call it had decided
+//! on, and no more; while that is a pass over the volume, the volume is locked to others.
 
 use proptest::prelude::*;
+use proxmove::plan::abort::{Back, Before, StepBack, back};
 use proxmove::plan::mark::NameMark;
 use proxmove::plan::state::{Data, Facts, Rung, Seen, derive};
 use proxmove::plan::step::{Step, Wishes, next};
@@ -18,12 +23,18 @@ const LONGEST: usize = 120;
 enum Event {
     /// Proxmove makes its next call; `doubled` repeats it at once, as a lost answer would.
     Tick { doubled: bool },
-    /// Proxmove dies; a new one starts at the next tick.
-    Crash,
+    /// Proxmove dies; a new one starts at the next tick, and either moves or walks back.
+    Crash { abort: bool },
+    /// Another operator takes the move over while proxmove is at it, and either moves or walks back.
+    TakenOver { abort: bool },
+    /// The proxmove that was taken over from makes the call it had decided on.
+    StaleTick,
     /// Whatever runs writes.
     GuestWrites,
     /// A colleague starts the source, because the guest is down and the target does not run.
     SourceRevived,
+    /// A colleague starts the former self that a way back is to go to, because the guest is down.
+    FormerRevived,
     /// A colleague (or the guest itself) stops what runs.
     GuestStops,
     /// The source node reboots.
@@ -58,26 +69,44 @@ struct World {
     copied: Option<u64>,
     seal: Option<Seal>,
     ever_started: bool,
+    /// Counts the copies that were thrown away: a pass into one of them is a pass into nothing.
+    generation: u32,
+    /// How the source was before.
+    before: (bool, bool),
+    /// Whether the target is the guest's former self.
+    back: bool,
 }
 
 impl World {
-    fn new(running: bool, onboot: bool) -> World {
+    /// Returns a world in which nothing has begun; on a way `back` the target is there already, retired, with its drives
+    /// and what it held when it was.
+    fn new(running: bool, onboot: bool, back: bool) -> World {
         let source = Guest {
             name: NameMark::Plain,
             running,
             onboot,
             writes: 0,
         };
-        let (marked, attached, tidied, ever_started) = (false, false, false, false);
+        let (marked, attached, tidied, ever_started) = (false, back, false, false);
+        let former = Guest {
+            name: NameMark::Migrated,
+            running: false,
+            onboot: false,
+            writes: 0,
+        };
         World {
             source,
-            target: None,
+            target: back.then_some(former),
             marked,
             attached,
             tidied,
-            copied: None,
+            // What it holds is nothing anybody may rely on.
+            copied: back.then_some(u64::MAX),
             seal: None,
             ever_started,
+            generation: 0,
+            before: (running, onboot),
+            back,
         }
     }
 
@@ -113,33 +142,54 @@ impl World {
 enum Running {
     Observing,
     Doing(Step),
+    Undoing(StepBack),
     /// A pass began when the source's write counter was this.
     Passing {
         last: bool,
         began: u64,
+        generation: u32,
     },
     /// Our own files are gone, the mark is not.
     Tidying,
 }
 
+#[derive(Clone)]
 struct Proxmove {
     at: Running,
     rounds: u32,
     wishes: Wishes,
+    abort: bool,
+    discarded: bool,
+    /// Whether the claim is still its own.
+    claimed: bool,
 }
 
 impl Proxmove {
-    fn new(wishes: Wishes) -> Proxmove {
+    fn new(wishes: Wishes, abort: bool) -> Proxmove {
         Proxmove {
             at: Running::Observing,
             rounds: 0,
             wishes,
+            abort,
+            discarded: false,
+            claimed: true,
         }
     }
 
     /// Makes one call.
     fn tick(&mut self, world: &mut World) {
         self.at = match self.at.clone() {
+            Running::Observing if self.abort => {
+                let before = Before {
+                    start: world.before.0,
+                    discarded: self.discarded,
+                    keep: world.back,
+                };
+                match back(&world.observe(), before) {
+                    Back::Step(step) => Running::Undoing(step),
+                    Back::Done | Back::Refuse { .. } => Running::Observing,
+                }
+            }
             Running::Observing => {
                 let rung = derive(&world.observe());
                 match next(&rung, self.wishes) {
@@ -149,13 +199,22 @@ impl Proxmove {
                 }
             }
             Running::Doing(step) => self.call(step, world),
-            Running::Passing { last, began } => {
-                if world.target.is_some() {
+            Running::Undoing(step) => {
+                self.undo(step, world);
+                Running::Observing
+            }
+            Running::Passing {
+                last,
+                began,
+                generation,
+            } => {
+                if world.target.is_some() && generation == world.generation {
                     let torn = began != world.source.writes;
                     let target_writes = world.target.as_ref().map_or(0, |target| target.writes);
-                    if last && !torn {
+                    if !torn {
+                        // Also a pre-copy that nothing was written under holds the source as it is, but seals nothing.
                         world.copied = Some(began);
-                        world.seal = Some(Seal {
+                        world.seal = last.then_some(Seal {
                             source_writes: began,
                             target_writes,
                         });
@@ -169,10 +228,12 @@ impl Proxmove {
                 Running::Observing
             }
             Running::Tidying => {
-                // The mark and onboot go in one call.
-                world.marked = false;
-                if let Some(target) = world.target.as_mut() {
-                    target.onboot = true;
+                // The mark and onboot go in one call, which is refused to whoever lost the claim.
+                if self.claimed {
+                    world.marked = false;
+                    if let Some(target) = world.target.as_mut() {
+                        target.onboot = true;
+                    }
                 }
                 Running::Observing
             }
@@ -180,6 +241,11 @@ impl Proxmove {
     }
 
     fn call(&mut self, step: Step, world: &mut World) -> Running {
+        let pass = |last| Running::Passing {
+            last,
+            began: world.source.writes,
+            generation: world.generation,
+        };
         match step {
             Step::Place => {
                 if world.target.is_none() {
@@ -191,39 +257,98 @@ impl Proxmove {
                         writes: 0,
                     });
                     world.marked = true;
+                } else if let Some(former) = world
+                    .target
+                    .as_mut()
+                    .filter(|target| target.name == NameMark::Migrated)
+                    .filter(|target| !target.running && target.writes == 0)
+                {
+                    // Name, mark and drives go in one call; one that somebody uses or used is left alone.
+                    former.name = NameMark::Creating;
+                    world.marked = true;
+                    world.attached = false;
                 }
             }
-            Step::Precopy => {
-                return Running::Passing {
-                    last: false,
-                    began: world.source.writes,
-                };
-            }
+            Step::Precopy => return pass(false),
             Step::StopSource => world.source.running = false,
             Step::MarkSource => {
-                world.source.name = NameMark::Cloning;
-                world.source.onboot = false;
+                if world.source.name == NameMark::Plain {
+                    world.source.name = NameMark::Cloning;
+                    world.source.onboot = false;
+                }
             }
-            Step::FinalDelta => {
-                return Running::Passing {
-                    last: true,
-                    began: world.source.writes,
-                };
-            }
-            Step::Attach => world.attached = true,
+            Step::FinalDelta => return pass(true),
+            Step::Attach => world.attached = world.target.is_some(),
             Step::NameTarget => rename(world.target.as_mut(), NameMark::Plain),
             Step::RetireSource => {
-                world.source.name = NameMark::Migrated;
-                world.source.onboot = false;
+                if world.source.name == NameMark::Cloning {
+                    world.source.name = NameMark::Migrated;
+                    world.source.onboot = false;
+                }
             }
-            Step::StartTarget => start_target(world),
+            Step::StartTarget => {
+                if self.claimed {
+                    start_target(world);
+                }
+            }
             Step::Tidy => {
-                world.tidied = true;
+                if self.claimed {
+                    world.tidied = true;
+                }
                 return Running::Tidying;
             }
         }
         Running::Observing
     }
+
+    fn undo(&mut self, step: StepBack, world: &mut World) {
+        match step {
+            StepBack::UnretireSource => {
+                if world.source.name == NameMark::Migrated {
+                    world.source.name = NameMark::Cloning;
+                }
+            }
+            StepBack::UnnameTarget => rename(world.target.as_mut(), NameMark::Creating),
+            StepBack::RestoreSource => {
+                if world.source.name == NameMark::Cloning {
+                    world.source.name = NameMark::Plain;
+                    world.source.onboot = world.before.1;
+                }
+            }
+            StepBack::StartSource => {
+                let rests = world.target.as_ref().is_some_and(|target| !target.running);
+                if rests && world.source.name == NameMark::Plain {
+                    world.source.running = true;
+                }
+            }
+            // Who holds the claim is looked at right before each step back.
+            _ if !self.claimed => {}
+            StepBack::Discard => {
+                assert_ne!(
+                    world.source.name,
+                    NameMark::Migrated,
+                    "removed what was left"
+                );
+                throw_away(world);
+                self.discarded = true;
+            }
+            StepBack::Remove => {
+                throw_away(world);
+                world.target = None;
+                (world.marked, world.attached, world.tidied) = (false, false, false);
+                world.ever_started = false;
+            }
+        }
+    }
+}
+
+fn throw_away(world: &mut World) {
+    if let Some(target) = &world.target {
+        assert!(!target.running, "removed a running guest");
+        assert_eq!(target.writes, 0, "a write was lost");
+    }
+    (world.copied, world.seal) = (None, None);
+    world.generation += 1;
 }
 
 fn rename(guest: Option<&mut Guest>, name: NameMark) {
@@ -251,7 +376,7 @@ fn start_target(world: &mut World) {
 fn happen(event: Event, world: &mut World) {
     let target_runs = world.target.as_ref().is_some_and(|target| target.running);
     match event {
-        Event::Tick { .. } | Event::Crash => {}
+        Event::Tick { .. } | Event::Crash { .. } | Event::TakenOver { .. } | Event::StaleTick => {}
         Event::GuestWrites => {
             world.source.writes += u64::from(world.source.running);
             if let Some(target) = world.target.as_mut() {
@@ -259,6 +384,12 @@ fn happen(event: Event, world: &mut World) {
             }
         }
         Event::SourceRevived => world.source.running |= !target_runs && !world.ever_started,
+        Event::FormerRevived => {
+            let down = !world.source.running && !world.marked;
+            if let Some(target) = world.target.as_mut() {
+                target.running |= down && target.name == NameMark::Migrated;
+            }
+        }
         Event::GuestStops => {
             world.source.running = false;
             if let Some(target) = world.target.as_mut() {
@@ -274,24 +405,47 @@ fn happen(event: Event, world: &mut World) {
     }
 }
 
-fn check(schedule: &[Event], running: bool, onboot: bool, wishes: Wishes) -> (World, Rung) {
-    let mut world = World::new(running, onboot);
-    let mut proxmove = Proxmove::new(wishes);
+fn check(
+    schedule: &[Event],
+    (running, onboot, back): (bool, bool, bool),
+    wishes: Wishes,
+) -> (World, Rung) {
+    let mut world = World::new(running, onboot, back);
+    let mut proxmove = Proxmove::new(wishes, false);
+    let mut stale: Option<Proxmove> = None;
     for event in schedule {
         match event {
+            Event::Tick { .. } if is_busy(stale.as_ref(), &world) && needs_volume(&proxmove) => {
+                proxmove.at = Running::Observing;
+            }
             Event::Tick { doubled } => {
                 let before = proxmove.at.clone();
                 proxmove.tick(&mut world);
-                if *doubled && matches!(before, Running::Doing(_)) {
+                if *doubled && matches!(before, Running::Doing(_) | Running::Undoing(_)) {
                     let after = std::mem::replace(&mut proxmove.at, before);
                     proxmove.tick(&mut world);
                     proxmove.at = after;
                 }
             }
-            Event::Crash => proxmove = Proxmove::new(wishes),
+            Event::Crash { abort } => proxmove = Proxmove::new(wishes, *abort),
+            Event::TakenOver { abort } => {
+                let mut former = std::mem::replace(&mut proxmove, Proxmove::new(wishes, *abort));
+                former.claimed = false;
+                stale = Some(former);
+            }
+            Event::StaleTick => {
+                if let Some(mut former) = stale.take()
+                    && !matches!(former.at, Running::Observing)
+                {
+                    former.tick(&mut world);
+                }
+            }
             _ => happen(*event, &mut world),
         }
-        let target_runs = world.target.as_ref().is_some_and(|target| target.running);
+        // What colleagues do with a former self before a move of ours has begun is not ours to prevent.
+        let ours = |target: &&Guest| world.marked || target.name != NameMark::Migrated;
+        let target_runs = world.target.as_ref().filter(ours);
+        let target_runs = target_runs.is_some_and(|target| target.running);
         assert!(
             !(world.source.running && target_runs),
             "two copies run, after {event:?}"
@@ -301,15 +455,43 @@ fn check(schedule: &[Event], running: bool, onboot: bool, wishes: Wishes) -> (Wo
     (world, rung)
 }
 
+/// A pass of somebody else holds the lock of the volume; it is refused to everybody else.
+fn is_busy(stale: Option<&Proxmove>, world: &World) -> bool {
+    stale.is_some_and(|former| match former.at {
+        Running::Passing { generation, .. } => generation == world.generation,
+        _ => false,
+    })
+}
+
+fn needs_volume(proxmove: &Proxmove) -> bool {
+    matches!(
+        proxmove.at,
+        Running::Doing(Step::Precopy | Step::FinalDelta) | Running::Undoing(StepBack::Discard)
+    )
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         20 => any::<bool>().prop_map(|doubled| Event::Tick { doubled }),
-        3 => Just(Event::Crash),
+        2 => Just(Event::Crash { abort: false }),
+        1 => Just(Event::Crash { abort: true }),
+        1 => any::<bool>().prop_map(|abort| Event::TakenOver { abort }),
+        2 => Just(Event::StaleTick),
         3 => Just(Event::GuestWrites),
         1 => Just(Event::SourceRevived),
+        1 => Just(Event::FormerRevived),
         1 => Just(Event::GuestStops),
         1 => Just(Event::SourceNodeReboots),
         1 => Just(Event::TargetNodeReboots),
+    ]
+}
+
+/// Crashes, doubled calls and a guest that writes: what happens without anybody meddling.
+fn quiet(abort: bool) -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => any::<bool>().prop_map(|doubled| Event::Tick { doubled }),
+        1 => (0..2u8).prop_map(move |coin| Event::Crash { abort: abort && coin == 0 }),
+        1 => Just(Event::GuestWrites)
     ]
 }
 
@@ -321,29 +503,60 @@ proptest! {
         schedule in proptest::collection::vec(event(), 1..LONGEST),
         running: bool,
         onboot: bool,
+        back: bool,
         start: bool,
     ) {
-        check(&schedule, running, onboot, Wishes { start });
+        check(&schedule, (running, onboot, back), Wishes { start });
     }
 
-    /// Without meddling colleagues every schedule of crashes and doubled calls ends with the guest moved.
+    /// Without meddling colleagues every schedule of crashes, aborts half-way and doubled calls ends with the guest moved.
     #[test]
     fn crashes_alone_never_keep_a_move_from_ending(
-        schedule in proptest::collection::vec(
-            prop_oneof![8 => any::<bool>().prop_map(|doubled| Event::Tick { doubled }), 1 => Just(Event::Crash),
-                1 => Just(Event::GuestWrites)],
-            1..LONGEST,
-        ),
+        schedule in proptest::collection::vec(quiet(true), 1..LONGEST),
         running: bool,
         onboot: bool,
+        back: bool,
     ) {
         let mut schedule = schedule;
+        schedule.push(Event::Crash { abort: false });
         schedule.extend([Event::Tick { doubled: false }; 60]);
-        let (world, rung) = check(&schedule, running, onboot, Wishes { start: running });
+        let (world, rung) = check(&schedule, (running, onboot, back), Wishes { start: running });
         prop_assert_eq!(rung, Rung::Done);
         prop_assert_eq!(world.source.name, NameMark::Migrated);
         prop_assert!(!world.source.onboot && world.tidied);
         prop_assert_eq!(world.target.map(|target| (target.name, target.running)), Some((NameMark::Plain, running)));
+    }
+
+    /// Nor does anything keep an abort from bringing the source back, until the guest has run on the target: then nothing
+    /// at all is changed by it.
+    #[test]
+    fn an_abort_brings_the_source_back_or_changes_nothing(
+        schedule in proptest::collection::vec(quiet(true), 1..LONGEST),
+        running: bool,
+        onboot: bool,
+        back: bool,
+    ) {
+        let wishes = Wishes { start: running };
+        let (before, _) = check(&schedule, (running, onboot, back), wishes);
+        let moved = !before.marked && before.source.name == NameMark::Migrated;
+        let mut schedule = schedule;
+        schedule.push(Event::Crash { abort: true });
+        schedule.extend([Event::Tick { doubled: false }; 30]);
+        let (after, rung) = check(&schedule, (running, onboot, back), wishes);
+        if before.target.as_ref().is_some_and(|target| target.running) || before.tidied || moved {
+            prop_assert_eq!(format!("{after:?}"), format!("{before:?}"));
+        } else {
+            prop_assert_eq!(after.source.name, NameMark::Plain);
+            prop_assert_eq!((after.source.running, after.source.onboot), (running, onboot));
+            if back {
+                // A former self is never removed, and the way back can go on.
+                prop_assert!(after.target.is_some_and(|former| !former.running));
+            } else {
+                prop_assert_eq!(rung, Rung::Untouched);
+                prop_assert!(after.target.is_none() && !after.marked);
+            }
+            prop_assert_eq!(after.source.writes, before.source.writes);
+        }
     }
 }
 
@@ -351,8 +564,8 @@ proptest! {
 #[test]
 #[should_panic(expected = "a write was lost")]
 fn the_model_notices_a_lost_write() {
-    let mut world = World::new(true, false);
-    let mut proxmove = Proxmove::new(Wishes { start: true });
+    let mut world = World::new(true, false, false);
+    let mut proxmove = Proxmove::new(Wishes { start: true }, false);
     for step in [Step::Place, Step::Precopy] {
         proxmove.at = Running::Doing(step);
         proxmove.tick(&mut world);
@@ -370,4 +583,21 @@ fn the_model_notices_a_lost_write() {
         proxmove.at = Running::Doing(step);
         proxmove.tick(&mut world);
     }
+}
+
+/// And a way back that throws away what the guest wrote on the target is noticed as well.
+#[test]
+#[should_panic(expected = "a write was lost")]
+fn the_model_notices_a_write_that_is_thrown_away() {
+    let wishes = Wishes { start: true };
+    let (mut world, _) = check(
+        &[Event::Tick { doubled: false }; 40],
+        (true, false, false),
+        wishes,
+    );
+    happen(Event::GuestWrites, &mut world);
+    happen(Event::GuestStops, &mut world);
+    let mut proxmove = Proxmove::new(wishes, true);
+    proxmove.at = Running::Undoing(StepBack::Remove);
+    proxmove.tick(&mut world);
 }

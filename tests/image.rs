@@ -14,8 +14,8 @@ use proxmove::host::local::LocalShell;
 use proxmove::transfer::carry::DirectAccess;
 use proxmove::transfer::image::ImageEngine;
 use proxmove::transfer::{
-    End, Engine, EngineKind, Format, Pair, Pass, PassReport, Progress, Route, StreamFlags, Tool,
-    TransferError, Verify, VolumeState,
+    End, Engine, EngineKind, Format, News, Pair, Pass, PassReport, Progress, Route, StreamFlags,
+    Tool, TransferError, Verify, VolumeState,
 };
 use proxmove::units::{Bandwidth, Bytes};
 
@@ -63,6 +63,9 @@ impl Lab {
             tool,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
+            kept: false,
+            forget: false,
         };
         Lab {
             engine: ImageEngine::new(env!("CARGO_BIN_EXE_proxmove")),
@@ -134,7 +137,11 @@ async fn whole_move(tool: Tool) {
     assert_eq!(lab.state().await, VolumeState::Absent);
 
     let seen = Mutex::new(Vec::new());
-    let tell = |progress: Progress| seen.lock().expect("lock").push(progress);
+    let tell = |news: News| {
+        if let News::Progress(progress) = news {
+            seen.lock().expect("lock").push(progress);
+        }
+    };
     let first = lab
         .engine
         .carry(&lab.pair, Pass::Precopy, &tell)
@@ -371,7 +378,11 @@ async fn killed_porters_resume_and_send_little_twice() {
     let kills = 4;
     for round in 0..kills {
         let seen = Mutex::new(Progress::default());
-        let tell = |progress: Progress| *seen.lock().expect("lock") = progress;
+        let tell = |news: News| {
+            if let News::Progress(progress) = news {
+                *seen.lock().expect("lock") = progress;
+            }
+        };
         let victim = if round % 2 == 0 { "receive" } else { "send" };
         let path = if round % 2 == 0 {
             lab.pair.target.path.clone()
@@ -589,10 +600,9 @@ async fn a_dropped_direct_pass_leaves_no_process_behind() {
         .with_direct(Arc::new(move |_| Ok(access.clone())));
     // Dropped when much has arrived, however long connecting takes.
     let far = tokio::sync::Notify::new();
-    let tell = |progress: Progress| {
-        if progress.carried > Bytes(15 * MIB) {
-            far.notify_one();
-        }
+    let tell = |news: News| match news {
+        News::Progress(progress) if progress.carried > Bytes(15 * MIB) => far.notify_one(),
+        News::Progress(_) | News::Decision(_) => {}
     };
     tokio::select! {
         ended = lab.engine.carry(&lab.pair, Pass::Precopy, &tell) => panic!("too early: {ended:?}"),

@@ -15,7 +15,7 @@ use proxmove::cluster::ApiError;
 use proxmove::cluster::answer::Effect;
 use proxmove::cluster::session::{self, Ticket};
 use proxmove::cluster::task::{self, Upid};
-use proxmove::cluster::wire::{self, Odd, guest, inventory};
+use proxmove::cluster::wire::{self, Odd, guest, inventory, migration, node};
 use proxmove::pve::guest::GuestKind;
 use recorded::{Recorded, all};
 use serde_json::Value;
@@ -48,6 +48,17 @@ fn decode(entry: &Recorded, data: &Value) -> Result<&'static str, Odd> {
         }
         ("GET", ["cluster", "resources"]) => {
             let entries = data.as_array().map(Vec::as_slice).unwrap_or_default();
+            let of = |kind: &str| {
+                let entries = data.as_array().into_iter().flatten();
+                entries.filter(|entry| entry["type"] == kind).count()
+            };
+            assert_eq!(node::resources(data)?.len(), of("node"), "{}", entry.place);
+            assert_eq!(
+                node::storages(data)?.len(),
+                of("storage"),
+                "{}",
+                entry.place
+            );
             let is_guest = |entry: &&Value| matches!(entry["type"].as_str(), Some("qemu" | "lxc"));
             let expected = entries.iter().filter(is_guest).count();
             assert_eq!(guest::resources(data)?.len(), expected, "{}", entry.place);
@@ -112,6 +123,31 @@ fn decode(entry: &Recorded, data: &Value) -> Result<&'static str, Odd> {
         }
         ("GET", ["nodes", _, "qemu" | "lxc", _, "status", "current"]) => {
             guest::status(data).map(|_| "status")
+        }
+        ("GET", ["nodes", _, "status"]) => {
+            let status = node::status(data)?;
+            assert_eq!(data["memory"]["total"], status.memory_total.0);
+            assert!(status.version.starts_with("pve-manager/") && status.cpus > 0);
+            Ok("node status")
+        }
+        ("GET", ["nodes", _, "qemu" | "lxc", _, "migrate"]) => {
+            let said = migration::preconditions(data)?;
+            let raw = |key: &str| data[key].as_array().map_or(0, Vec::len);
+            assert_eq!(
+                said.local_disks.len(),
+                raw("local_disks"),
+                "{}",
+                entry.place
+            );
+            // The laboratory's clusters had one node.
+            let nodes = said.allowed_nodes.map(|nodes| nodes.len());
+            assert_eq!(
+                (nodes, said.not_allowed.len()),
+                (Some(0), 0),
+                "{}",
+                entry.place
+            );
+            Ok("migrate preconditions")
         }
         ("GET", ["nodes", _, "tasks"]) => {
             let tasks = data.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -237,12 +273,14 @@ fn every_recorded_answer_decodes() {
             "bridges": 1,
             "cluster status": 1,
             "config": 68,
-            "envelope": 101,
+            "envelope": 89,
             "extjs": 2,
             "forbidden": 48,
             "free vmid": 9,
             "guests of a node": 31,
             "login": 40,
+            "migrate preconditions": 11,
+            "node status": 1,
             "nodes": 17,
             "null is success": 208,
             "parameters": 106,

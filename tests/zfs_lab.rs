@@ -2,20 +2,25 @@
 //!
 //! `PROXMOVE_LAB_ENV` names the file that says how the two hosts are reached; without it nothing here runs. The tests
 //! make volumes of their own in the pool `tank` of each host and remove them; run them one at a time. How many
-//! interruptions are tried says `PROXMOVE_LAB_POSITIONS`, which porter is used `PROXMOVE_LAB_PORTER`.
+//! interruptions are tried says `PROXMOVE_LAB_POSITIONS`, of how many MiB `PROXMOVE_LAB_STREAM`, which porter is used
+//! `PROXMOVE_LAB_PORTER`.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "zfs_lab/breaking.rs"]
 mod breaking;
+#[path = "zfs_lab/cutting.rs"]
+mod cutting;
 #[path = "zfs_lab/lab.rs"]
 mod lab;
 #[path = "support/not_run.rs"]
 mod not_run;
 #[path = "zfs_lab/odd.rs"]
 mod odd;
+#[path = "zfs_lab/snapshots.rs"]
+mod snapshots;
 
 use lab::{Lab, MIB};
-use proxmove::transfer::{Engine as _, Pass, Route, Tool, Verify, VolumeState};
+use proxmove::transfer::{Engine as _, News, Pass, Route, Tool, Verify, VolumeState};
 use proxmove::units::Bytes;
 
 const FINAL: Pass = Pass::Final(Verify::Full);
@@ -262,8 +267,10 @@ async fn directly_from_host_to_host_and_with_the_tools_of_the_hosts() {
         for pass in [Pass::Precopy, FINAL] {
             engine.begin(&pairs, pass).await.unwrap();
             let seen = std::sync::atomic::AtomicU64::new(0);
-            let tell = |now: proxmove::transfer::Progress| {
-                seen.fetch_max(now.scanned.0, std::sync::atomic::Ordering::Relaxed);
+            let tell = |news: News| {
+                if let News::Progress(now) = news {
+                    seen.fetch_max(now.scanned.0, std::sync::atomic::Ordering::Relaxed);
+                }
             };
             let report = engine.carry(&pairs[0], pass, &tell).await.unwrap();
             eprintln!(

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs, VerifyArgs};
+use super::evacuate::{CordonArgs, EvacuateArgs, RestoreArgs};
 use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -38,6 +40,21 @@ Exit codes:
     6  failed, and the source VM is down; the error says what to do
   130  interrupted; the source VM is up
 With several VMs, the worst counts; down is the worst of all.";
+
+const EVACUATE_HELP: &str = "\
+Policies, for each guest by its tag 'evacuate-POLICY', or by [evacuate:CLUSTER] \
+in the configuration (KubeVirt's words mean the same: LiveMigrate, \
+LiveMigrateIfPossible, None, External):
+  auto          live where possible, else with a stop and a start elsewhere, \
+else stopped (the default)
+  live-migrate  live, or the evacuation is refused
+  migrate       shut down, moved, started there
+  stop          shut down in place
+  force-stop    switched off in place
+  ignore        left alone
+Templates stay. [budget:NAME] sections say what must go on running meanwhile.
+
+See docs/EVACUATION.rst, and 'proxmove --help' for the exit codes.";
 
 /// Moves virtual machines from one Proxmox VE cluster to another.
 #[derive(Debug, Parser)]
@@ -113,6 +130,175 @@ pub(super) enum Verb {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<PathBuf>,
     },
+    /// Move VMs back to where they came from, and send only what has changed
+    ///
+    /// CLUSTER is where the VMs are now. Where they came from is found on the configured clusters: a stopped VM
+    /// NAME--MIGRATED whose notes say that it was moved there. It becomes NAME again, under its old VMID and with the
+    /// present configuration; its disks are overwritten with what has changed since. Afterwards the VM on CLUSTER is
+    /// NAME--MIGRATED, and the same command leads forward again.
+    #[command(
+        override_usage = "proxmove back [OPTIONS] CLUSTER VM...",
+        after_help = "The disks of NAME--MIGRATED are the fallback of the first move: only this command overwrites them. It is \
+                      refused when somebody used them meanwhile. An interrupted way back is continued by the same command.\n\n\
+                      See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Back(BackArgs),
+    /// List and remove what moves have left behind
+    ///
+    /// Looks at the configured clusters, or at those named, and at their storage machines: snapshots, bookmarks and
+    /// holds kept for a way back, temporary files, and uploaded programs. Only what carries proxmove's mark is listed, and
+    /// nothing that a move in progress needs is removed. VMs and disks are never removed; a VM NAME--CREATING is listed
+    /// with what can be done about it.
+    #[command(
+        override_usage = "proxmove cleanup [OPTIONS] [CLUSTER...]",
+        after_help = "Exit codes: 0 done, or nothing is left to do; 4 nobody was there to agree, nothing was removed; 5 something \
+                      could not be asked or removed."
+    )]
+    Cleanup(CleanupArgs),
+    /// Show every move that is not finished
+    ///
+    /// Asks all clusters of the configuration, and no storage machine: how far each move is, how the VM was left, who began
+    /// it and who works on it, and the commands that go on with it or go back.
+    #[command(
+        override_usage = "proxmove status [OPTIONS] [CLUSTER...]",
+        after_help = "Exit codes: 0 all clusters answered, 3 the configuration cannot be used, 5 some did not answer."
+    )]
+    Status(StatusArgs),
+    /// Go on with moves that were begun earlier, by what was asked for then
+    ///
+    /// The notes of NAME--CREATING on the destination say what was asked for; nothing has to be typed again. The command a
+    /// move was begun with, typed again, does the same.
+    #[command(
+        override_usage = "proxmove resume [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Resume(ResumeArgs),
+    /// Give moves up: the source VM becomes as it was, what was copied is removed
+    ///
+    /// First the source gets its name, onboot and notes back, and is started if it ran; then the copies and the placeholder
+    /// are removed. Once the VM has run on the destination there is no way back by this.
+    #[command(
+        override_usage = "proxmove abort [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "See 'proxmove --help' for the configuration and the exit codes."
+    )]
+    Abort(AbortArgs),
+    /// Compare the volumes of a finished move again, while both VMs are stopped
+    ///
+    /// Each storage machine reads its own volume, and only digests travel. A VM that has run on the destination differs from
+    /// its source by right.
+    #[command(
+        override_usage = "proxmove verify [OPTIONS] SOURCE DESTINATION VM...",
+        after_help = "Exit codes: 0 all are equal, 3 the configuration cannot be used, 4 something was not compared, 5 something differs."
+    )]
+    Verify(VerifyArgs),
+    /// Move all guests off a node, before maintenance
+    ///
+    /// Shows what happens to each guest, where it goes and why, and how full the other nodes are before and after. At a
+    /// terminal it asks before it begins; otherwise only --execute or --yes begins. The node is closed first ('cordon').
+    /// Each guest is marked with the node it belongs to, so that 'proxmove restore' brings it back, from any machine.
+    #[command(
+        override_usage = "proxmove evacuate [OPTIONS] CLUSTER NODE
+       proxmove evacuate [OPTIONS] --rolling CLUSTER",
+        after_help = EVACUATE_HELP
+    )]
+    Evacuate(EvacuateArgs),
+    /// Bring all guests back to a node that was evacuated
+    ///
+    /// Waits until the node is back and healthy, brings back what came from it, in the start order, starts what was
+    /// running, and opens the node. Guests that somebody has moved on since are left and listed. It may be repeated, works
+    /// partly, and needs no file.
+    #[command(
+        override_usage = "proxmove restore [OPTIONS] CLUSTER NODE",
+        after_help = "See 'proxmove --help' for the exit codes."
+    )]
+    Restore(RestoreArgs),
+    /// Close a node: no proxmove places guests there any more
+    ///
+    /// Writes a block into the node's notes, where colleagues see it too. Where HA is in use, HA maintenance is switched
+    /// on, which moves the guests of HA away.
+    #[command(override_usage = "proxmove cordon [OPTIONS] CLUSTER NODE")]
+    Cordon(CordonArgs),
+    /// Open a node that was closed; moves nothing
+    #[command(override_usage = "proxmove uncordon [OPTIONS] CLUSTER NODE")]
+    Uncordon(CordonArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackArgs {
+    /// Alias of the cluster the VMs are on now
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: ClusterAlias,
+    /// One or more VMs (guests) to move back, by name
+    #[arg(value_name = "VM", required = true, value_parser = guest)]
+    pub(super) guests: Vec<String>,
+    /// Go back to this cluster, when there is more than one former VM
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) to: Option<ClusterAlias>,
+
+    #[command(flatten)]
+    pub(super) wishes: Wishes,
+    #[command(flatten)]
+    pub(super) several: Several,
+    #[command(flatten)]
+    pub(super) tuning: Tuning,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// How a VM is moved back.
+#[derive(Debug, Args)]
+pub(super) struct Wishes {
+    /// Show the plan and stop before doing any writes
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Do not start the VM there
+    #[arg(long)]
+    pub(super) skip_start: bool,
+    /// Ask for confirmation before shutting down the VM; copying goes on meanwhile
+    #[arg(long)]
+    pub(super) wait_before_stop: bool,
+    /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
+    #[arg(long)]
+    pub(super) allow_plain: bool,
+    /// Leave no snapshots behind for another way back
+    #[arg(long)]
+    pub(super) forget: bool,
+    /// Wait so long for VMs that are locked, by a backup for example, instead of refusing them at once
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s", hide_default_value = true)]
+    pub(super) wait_for_locks: Duration,
+    /// Answer every question with yes
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Keep copying while the VM runs until the rest is estimated to take less than this (30s, 2min), as long as that
+    /// pays
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Downtime")]
+    pub(super) max_downtime: Option<Duration>,
+    /// How long the VM may take to shut down before it is switched off
+    #[arg(long, value_name = "TIME", value_parser = time_to_stop, default_value = "120s", help_heading = "Downtime")]
+    pub(super) stop_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CleanupArgs {
+    /// Clusters to look at; all of the configuration otherwise
+    #[arg(value_name = "CLUSTER")]
+    pub(super) clusters: Vec<ClusterAlias>,
+    /// Only list what would be removed
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Remove without asking
+    #[arg(long)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) ssh: SshArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,9 +341,20 @@ pub(super) struct MoveArgs {
     /// Let disks that are encrypted by ZFS lie unencrypted on the destination, where its storage is not encrypted
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Move the VM's snapshots too, so that it can be rolled back to them on the destination; needs root on its node
+    #[arg(long, conflicts_with = "skip_disks")]
+    pub(super) with_snapshots: bool,
+    /// Leave no snapshots behind for a way back that sends only what has changed
+    #[arg(long)]
+    pub(super) forget: bool,
     /// Answer every question with yes
     #[arg(long)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) several: Several,
+    /// Wait so long for VMs that are locked, by a backup for example, instead of refusing them at once
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s", hide_default_value = true)]
+    pub(super) wait_for_locks: Duration,
 
     /// VMID on the destination; the next free one otherwise
     #[arg(long, value_name = "VMID", help_heading = "Mapping")]
@@ -194,6 +391,9 @@ pub(super) struct CheckArgs {
     /// Accept that disks that are encrypted by ZFS would lie unencrypted on the destination
     #[arg(long)]
     pub(super) allow_plain: bool,
+    /// Check whether the VM's snapshots could be moved too
+    #[arg(long)]
+    pub(super) with_snapshots: bool,
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
@@ -306,19 +506,19 @@ pub(super) enum VerifyArg {
     Transfer,
 }
 
-fn guest(text: &str) -> Result<String, String> {
+pub(super) fn guest(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("a VM's name is one word".to_owned());
     }
     Ok(text.to_owned())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "write a time with its unit, such as 30s or 2min".to_owned())
 }
 
-fn time_to_stop(text: &str) -> Result<Duration, String> {
+pub(super) fn time_to_stop(text: &str) -> Result<Duration, String> {
     match time(text)? {
         short if short < Duration::from_secs(1) => {
             Err("a guest needs at least 1s to stop".to_owned())
@@ -327,7 +527,7 @@ fn time_to_stop(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn pair(text: &str) -> Result<(&str, &str), String> {
+pub(super) fn pair(text: &str) -> Result<(&str, &str), String> {
     match text
         .split_once('=')
         .map(|(from, to)| (from.trim(), to.trim()))

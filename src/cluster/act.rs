@@ -19,7 +19,7 @@ use crate::pve::guest::{GuestConfig, GuestRef, Power};
 use crate::pve::id::{PoolId, Vmid};
 
 /// How long a killed guest may take to be gone after its patience: SIGTERM, ten seconds, SIGKILL, and the tidying.
-const KILL_TIME: Duration = Duration::from_secs(120);
+pub(super) const KILL_TIME: Duration = Duration::from_secs(120);
 
 impl HttpApi {
     pub(super) async fn create_guest(
@@ -198,7 +198,7 @@ impl HttpApi {
     }
 
     /// Waits for the task that was posted, and then until the guest's own status says what was wanted.
-    async fn reach(
+    pub(super) async fn reach(
         &self,
         place: &GuestRef,
         wanted: Power,
@@ -333,7 +333,7 @@ impl HttpApi {
         }
     }
 
-    async fn read_config(&self, place: &GuestRef) -> Result<GuestConfig, ApiError> {
+    pub(super) async fn read_config(&self, place: &GuestRef) -> Result<GuestConfig, ApiError> {
         let path = format!("{}/config", guest_path(place));
         self.fetch(&path, &[], guests::config).await
     }
@@ -352,7 +352,7 @@ enum Settled {
     Unclear,
 }
 
-fn maybe_done(error: &ApiError) -> bool {
+pub(super) fn maybe_done(error: &ApiError) -> bool {
     matches!(
         error,
         ApiError::Unreachable {
@@ -367,7 +367,7 @@ fn is_server_error(error: &ApiError) -> bool {
 }
 
 /// Says whether the guest is not there; there is no 404, only this text.
-fn is_missing(error: &ApiError) -> bool {
+pub(super) fn is_missing(error: &ApiError) -> bool {
     is_server_error(error)
         && error.reason().starts_with("Configuration file")
         && error.reason().ends_with("does not exist")
@@ -378,5 +378,6 @@ fn is_passing_lock(error: &ApiError) -> bool {
     let reason = error.reason();
     is_server_error(error)
         && ((reason.contains("can't lock file") && reason.contains("got timeout"))
-            || reason.contains("VM is locked (create)"))
+            || reason.contains("VM is locked (create)")
+            || reason.contains("CT is locked (create)"))
 }

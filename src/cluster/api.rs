@@ -1,20 +1,25 @@
 //! The trait [`Api`] for [`HttpApi`]: one line per method, so that the list can be read at a glance.
 //!
-//! Holds no logic of its own. Read next: `observe.rs`, `act.rs`.
+//! Holds no logic of its own. Read next: `observe.rs`, `act.rs`, `nodes.rs`, `migrate.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::http::HttpApi;
-use super::wire::{self, guest as guests, inventory};
-use super::{Api, ApiError, ConfigChange};
-use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use super::observe::guest_path;
+use super::task::Upid;
+use super::wire::{self, guest as guests, inventory, node as nodes};
+use super::{Api, ApiError, ConfigChange, Tell};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
+use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
 };
+use crate::pve::migration::{MigratePreconditions, MigrateRequest, Migrated};
+use crate::pve::node::{NodeConfig, NodeResources, NodeStatus, StorageResources};
 
 #[async_trait]
 impl Api for HttpApi {
@@ -49,6 +54,12 @@ impl Api for HttpApi {
 
     async fn guest(&self, place: &GuestRef) -> Result<GuestDetail, ApiError> {
         self.read_guest(place).await
+    }
+
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError> {
+        let path = format!("{}/config", guest_path(place));
+        self.fetch(&path, &[("snapshot", name)], guests::config)
+            .await
     }
 
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError> {
@@ -131,5 +142,80 @@ impl Api for HttpApi {
 
     async fn join_pool(&self, pool: &PoolId, guest: Vmid) -> Result<(), ApiError> {
         self.add_to_pool(pool, guest).await
+    }
+
+    async fn stop(&self, place: &GuestRef) -> Result<(), ApiError> {
+        self.stop_guest(place).await
+    }
+
+    async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError> {
+        let parameters = [("type", "node")];
+        self.fetch("/cluster/resources", &parameters, nodes::resources)
+            .await
+    }
+
+    async fn cluster_storages(&self) -> Result<Vec<StorageResources>, ApiError> {
+        let parameters = [("type", "storage")];
+        self.fetch("/cluster/resources", &parameters, nodes::storages)
+            .await
+    }
+
+    async fn node_status(&self, node: &NodeName) -> Result<NodeStatus, ApiError> {
+        let path = format!("/nodes/{node}/status");
+        self.fetch(&path, &[], nodes::status).await
+    }
+
+    async fn node_config(&self, node: &NodeName) -> Result<NodeConfig, ApiError> {
+        self.read_node_config(node).await
+    }
+
+    async fn describe_node(
+        &self,
+        node: &NodeName,
+        description: &str,
+        digest: Option<&str>,
+    ) -> Result<(), ApiError> {
+        self.write_node_notes(node, description, digest).await
+    }
+
+    async fn migrate_preconditions(
+        &self,
+        place: &GuestRef,
+        target: Option<&NodeName>,
+    ) -> Result<Option<MigratePreconditions>, ApiError> {
+        self.read_preconditions(place, target).await
+    }
+
+    async fn migrate(
+        &self,
+        place: &GuestRef,
+        request: &MigrateRequest,
+        tell: Tell<'_>,
+    ) -> Result<Migrated, ApiError> {
+        self.migrate_guest(place, request, tell).await
+    }
+
+    async fn running_migration(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError> {
+        self.find_migration(place).await
+    }
+
+    async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError> {
+        self.read_running_tasks().await
+    }
+
+    async fn follow(&self, upid: &Upid, tell: Tell<'_>) -> Result<(), ApiError> {
+        self.follow_task(upid, tell).await
+    }
+
+    async fn ha_status(&self) -> Result<Vec<HaResource>, ApiError> {
+        self.read_ha_status().await
+    }
+
+    async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError> {
+        self.read_ha_rules().await
+    }
+
+    async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {
+        self.read_maintenance().await
     }
 }

@@ -1,13 +1,13 @@
 //! The client: requests to one cluster's API over HTTPS, with login, renewal and retries.
 //!
 //! The only place that knows reqwest. It repeats a request only where that is harmless: a GET after a broken connection
-//! or a proxy's 595 to 599, anything when no connection came about at all, and whatever may be repeated after one new
+//! or a proxy's 595 to 599 (of the next node, where several serve the API), anything when no connection came about at all, and whatever may be repeated after one new
 //! login. It never uses a proxy from the environment (a cluster's API is reached directly, and nothing below `main` reads
 //! the environment), never follows a redirect with credentials, and never logs a parameter. Read next: `login.rs`,
 //! `observe.rs`, `act.rs`.
 
 use std::error::Error as StdError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -90,7 +90,10 @@ pub struct HttpApi {
     pub(super) config: ClusterConfig,
     pub(super) pace: Pace,
     verify: Verify,
-    address: String,
+    /// All nodes that serve this API, as `host:port`.
+    addresses: Vec<String>,
+    /// The one that is asked.
+    asked_node: AtomicUsize,
     client: OnceCell<reqwest::Client>,
     pub(super) session: AsyncMutex<Option<Arc<Session>>>,
     pub(super) password: OnceCell<Secret>,
@@ -103,7 +106,7 @@ impl std::fmt::Debug for HttpApi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpApi")
             .field("cluster", &self.config.alias)
-            .field("address", &self.address)
+            .field("address", &self.address())
             .finish_non_exhaustive()
     }
 }
@@ -193,12 +196,16 @@ impl HttpApi {
     ///
     /// With `verify_tls` false (`--no-verify-ssl`) any certificate is good, unless one is pinned.
     pub fn connect(config: ClusterConfig, verify_tls: bool) -> HttpApi {
-        let host = match config.host.contains(':') && !config.host.starts_with('[') {
-            true => format!("[{}]", config.host),
-            false => config.host.clone(),
+        let address = |host: &str, port: u16| match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
         };
+        let also = config.also.iter();
+        let also = also.map(|(host, port)| address(host, *port));
+        let first = address(&config.host, config.port);
         HttpApi {
-            address: format!("{host}:{}", config.port),
+            addresses: std::iter::once(first).chain(also).collect(),
+            asked_node: AtomicUsize::new(0),
             config,
             pace: Pace::default(),
             verify: if verify_tls { Verify::Yes } else { Verify::No },
@@ -209,6 +216,13 @@ impl HttpApi {
             skew: Mutex::new(None),
             known_release: Mutex::new(None),
         }
+    }
+
+    /// Returns the client with another shortest pause between two looks at a task: for rehearsals, where tasks take
+    /// milliseconds.
+    pub fn polling_every(mut self, pause: Duration) -> HttpApi {
+        self.pace.poll = pause;
+        self
     }
 
     /// Reads a path of the API, repeating after broken connections and proxy failures.
@@ -319,7 +333,7 @@ impl HttpApi {
     pub(super) fn asked<'a>(&'a self, request: &'a Request<'_>, shown: &'a str) -> Asked<'a> {
         Asked {
             cluster: &self.config.alias,
-            address: &self.address,
+            address: self.address(),
             user: self.configured_user(),
             request: shown,
             effect: request.verb.effect(),
@@ -352,7 +366,10 @@ impl HttpApi {
         let mut broken = self.pace.broken.iter();
         let mut proxy = self.pace.proxy.iter();
         let mut lost = self.pace.lost.iter();
+        // Nodes that did not answer one after the other.
+        let mut mute = 0;
         loop {
+            let node = self.asked_node.load(Ordering::Relaxed);
             let pause = match self.exchange(request, session).await {
                 Ok(answer) if several && answer.is_proxy_failure() => match proxy.next() {
                     Some(pause) => pause,
@@ -360,6 +377,21 @@ impl HttpApi {
                 },
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
+                    // The next request goes to the next node, and so does this one where that is no repeat.
+                    if failure.sent != Sent::Hopeless {
+                        self.ask_next_after(node);
+                        mute += 1;
+                        let no_repeat = failure.sent == Sent::Nothing || several;
+                        if no_repeat && mute < self.addresses.len() {
+                            log::debug!(
+                                "{}: {}; asking the next node",
+                                self.config.alias,
+                                failure.error
+                            );
+                            continue;
+                        }
+                        mute = 0;
+                    }
                     let pause = match failure.sent {
                         // Nothing was sent, so trying again is no repeat. But a server that never answered is rather
                         // misspelt than restarting.
@@ -384,6 +416,20 @@ impl HttpApi {
         }
     }
 
+    /// Returns the node that is asked, as `host:port`.
+    fn address(&self) -> &str {
+        let node = self.asked_node.load(Ordering::Relaxed) % self.addresses.len().max(1);
+        self.addresses.get(node).map_or("", String::as_str)
+    }
+
+    /// Asks the node behind this one from now on, unless another request has seen to that already.
+    fn ask_next_after(&self, node: usize) {
+        let next = (node + 1) % self.addresses.len().max(1);
+        let _ = self
+            .asked_node
+            .compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Sends one request and reads its answer.
     async fn exchange(
         &self,
@@ -398,7 +444,7 @@ impl HttpApi {
             true => "",
             false => "/api2/json",
         };
-        let mut url = format!("https://{}{root}{}", self.address, request.path);
+        let mut url = format!("https://{}{root}{}", self.address(), request.path);
         let pairs: Vec<_> = request
             .parameters
             .iter()
@@ -472,7 +518,7 @@ impl HttpApi {
     fn failure(&self, error: reqwest::Error, effect: Effect) -> Failure {
         let error = error.without_url();
         if let Some(untrusted) = tls::untrusted(&error) {
-            let hint = match self.config.fingerprint {
+            let hint = match self.config.fingerprints.first() {
                 Some(_) => "was it renewed? compare with `pvenode cert info` before changing \
                             fingerprint=, or trust the cluster's own authority with ca= instead"
                     .to_owned(),
@@ -484,7 +530,7 @@ impl HttpApi {
             };
             return Failure {
                 error: ApiError::Certificate {
-                    address: self.address.clone(),
+                    address: self.address().to_owned(),
                     reason: format!("{untrusted}; {hint}"),
                 },
                 sent: Sent::Hopeless,
@@ -498,7 +544,7 @@ impl HttpApi {
         Failure {
             error: ApiError::Unreachable {
                 cluster: self.config.alias.clone(),
-                address: self.address.clone(),
+                address: self.address().to_owned(),
                 reason: innermost(&error),
                 maybe_done: sent == Sent::Perhaps && effect == Effect::Writes,
             },
@@ -508,15 +554,16 @@ impl HttpApi {
 
     async fn client(&self) -> Result<&reqwest::Client, ApiError> {
         let build = || async {
-            let trust = match (self.config.fingerprint, self.verify) {
-                (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
-                (None, Verify::No) => Trust::Anybody,
-                (None, Verify::Yes) => Trust::Roots {
+            let pinned = &self.config.fingerprints;
+            let trust = match (pinned.is_empty(), self.verify) {
+                (false, _) => Trust::Fingerprint(pinned.clone()),
+                (true, Verify::No) => Trust::Anybody,
+                (true, Verify::Yes) => Trust::Roots {
                     ca: self.config.ca.clone(),
                 },
             };
             let wrong = |reason: String| ApiError::Certificate {
-                address: self.address.clone(),
+                address: self.address().to_owned(),
                 reason,
             };
             let tls = tls::client_config(&trust).map_err(wrong)?;

@@ -3,7 +3,7 @@
 //! Observes and acts; never decides. Every method says whether a repeat is harmless. State is read where it is
 //! immediate (node lists, status/current, config), never from a listing that lags. Read next: `http.rs` (the only place
 //! that knows reqwest), `answer.rs` (an answer to a value or an [`ApiError`]), `wire.rs` (the shapes on the wire),
-//! `task.rs`, `observe.rs` and `act.rs` (what the methods of the trait do).
+//! `task.rs`, `observe.rs`, `act.rs`, `nodes.rs` and `migrate.rs` (what the methods of the trait do).
 
 mod act;
 pub mod answer;
@@ -11,22 +11,31 @@ mod api;
 mod change;
 pub mod http;
 mod login;
+mod migrate;
+mod nodes;
 mod observe;
 pub mod session;
 pub mod task;
 pub mod tls;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
+use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
 };
+use crate::pve::migration::{MigratePreconditions, MigrateRequest, Migrated};
+use crate::pve::node::{NodeConfig, NodeResources, NodeStatus, StorageResources};
+use task::Upid;
+
+/// Hears each new line of a task's log while it is waited for.
+pub type Tell<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
 /// What went wrong between proxmove and a cluster. Display is a lowercase fragment without its source.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +190,9 @@ pub trait Api: Send + Sync {
     /// Reads everything about one VM: configuration, pending changes, snapshots, status. Immediate.
     async fn guest(&self, place: &GuestRef) -> Result<GuestDetail, ApiError>;
 
+    /// Reads a VM's configuration as one of its snapshots has it. Immediate.
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError>;
+
     /// Lists the storages of a node with their space and settings.
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError>;
 
@@ -243,4 +255,68 @@ pub trait Api: Send + Sync {
 
     /// Puts a VM into a pool; a member already is success.
     async fn join_pool(&self, pool: &PoolId, guest: Vmid) -> Result<(), ApiError>;
+
+    /// Kills a guest and waits until it is stopped; a stopped one is success.
+    async fn stop(&self, place: &GuestRef) -> Result<(), ApiError>;
+
+    /// Lists the members with what they have and use, in one call. Up to ten seconds old.
+    async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError>;
+
+    /// Lists the storages of all nodes with their space, in one call. Up to ten seconds old.
+    async fn cluster_storages(&self) -> Result<Vec<StorageResources>, ApiError>;
+
+    /// Reads a node's state from the node itself. Immediate.
+    async fn node_status(&self, node: &NodeName) -> Result<NodeStatus, ApiError>;
+
+    /// Reads a node's notes.
+    async fn node_config(&self, node: &NodeName) -> Result<NodeConfig, ApiError>;
+
+    /// Writes a node's notes; the empty text removes them. A repeat is harmless.
+    ///
+    /// With a digest the server refuses when the settings changed since.
+    async fn describe_node(
+        &self,
+        node: &NodeName,
+        description: &str,
+        digest: Option<&str>,
+    ) -> Result<(), ApiError>;
+
+    /// Returns what the cluster says about migrating a guest; `None` for containers before release 9.
+    async fn migrate_preconditions(
+        &self,
+        place: &GuestRef,
+        target: Option<&NodeName>,
+    ) -> Result<Option<MigratePreconditions>, ApiError>;
+
+    /// Migrates a guest to another node and waits until it is there, as long as there is progress.
+    ///
+    /// A guest of HA is waited for until the HA manager has moved it. Not repeatable while it is under way: look for a
+    /// running one with [`Api::running_migration`] first. An error says nothing about where the guest is, but that it
+    /// is not on the target, or that this could not be seen.
+    async fn migrate(
+        &self,
+        place: &GuestRef,
+        request: &MigrateRequest,
+        tell: Tell<'_>,
+    ) -> Result<Migrated, ApiError>;
+
+    /// Returns the task that is migrating a guest just now, whoever started it. Immediate.
+    ///
+    /// One that HA has only put on its list is no task yet: its state in [`Api::ha_status`] tells.
+    async fn running_migration(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError>;
+
+    /// Lists the tasks that run on any node, in one call; those of others need `Sys.Audit` on `/`.
+    async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError>;
+
+    /// Waits for the end of a task that somebody else has started, as long as there is progress.
+    async fn follow(&self, upid: &Upid, tell: Tell<'_>) -> Result<(), ApiError>;
+
+    /// Lists the guests that HA knows, with what it is doing with them.
+    async fn ha_status(&self) -> Result<Vec<HaResource>, ApiError>;
+
+    /// Lists the rules about where guests of HA may be: rules from release 9 on, groups before.
+    async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError>;
+
+    /// Returns the nodes in maintenance, or for which it was asked; none where that is forbidden or unknown.
+    async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError>;
 }

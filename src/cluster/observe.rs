@@ -1,6 +1,6 @@
 //! Observing a cluster: what the reading methods of the trait ask, and how answers are put together.
 //!
-//! Never changes anything. Everything that decides is read where it is immediate. Read next: `act.rs`.
+//! Never changes anything. Everything that decides is read where it is immediate. Read next: `nodes.rs`, `act.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +76,7 @@ impl HttpApi {
     }
 
     /// Asks the HA manager who is in maintenance; nobody, where that is forbidden or unknown.
-    async fn read_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {
+    pub(super) async fn read_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {
         let path = "/cluster/ha/status/manager_status";
         match self.fetch(path, &[], inventory::maintenance).await {
             Err(

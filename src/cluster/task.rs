@@ -12,10 +12,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::ApiError;
 use super::answer::is_proxy_status;
 use super::http::{HttpApi, Tries, encoded};
 use super::wire::{Entry, Odd, list};
+use super::{ApiError, Tell};
 use crate::pve::id::{InvalidId, NodeName};
 
 /// How many of the last log lines are kept for the message about a failure.
@@ -67,6 +67,11 @@ impl Upid {
     /// Says whether this task only queues a request for the HA manager, which acts later in tasks of its own.
     pub fn only_queues(&self) -> bool {
         self.kind.starts_with("ha")
+    }
+
+    /// Says whether this task migrates a guest, or asks the HA manager to.
+    pub fn migrates(&self) -> bool {
+        matches!(self.kind.as_str(), "qmigrate" | "vzmigrate" | "hamigrate")
     }
 }
 
@@ -204,8 +209,8 @@ struct Log {
 }
 
 impl Log {
-    /// Takes new lines in; says whether there were any.
-    fn add(&mut self, lines: Vec<(u64, String)>) -> bool {
+    /// Takes new lines in and tells them; says whether there were any.
+    fn add(&mut self, lines: Vec<(u64, String)>, tell: Tell<'_>) -> bool {
         let before = self.seen;
         for (number, line) in lines {
             // "no content" is the line of an empty log; it is replaced by the first real one.
@@ -213,6 +218,7 @@ impl Log {
                 continue;
             }
             self.seen = number;
+            tell(&line);
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
             }
@@ -231,6 +237,16 @@ impl HttpApi {
         upid: &Upid,
         patience: Duration,
     ) -> Result<Vec<String>, ApiError> {
+        self.wait_telling(upid, patience, &|_| ()).await
+    }
+
+    /// Waits as [`HttpApi::wait`] does, telling each new line of the log.
+    pub(super) async fn wait_telling(
+        &self,
+        upid: &Upid,
+        patience: Duration,
+        tell: Tell<'_>,
+    ) -> Result<Vec<String>, ApiError> {
         let base = format!("/nodes/{}/tasks/{}", upid.node, encoded(&upid.text));
         let mut log = Log::default();
         let (mut last_sign, started) = (Instant::now(), Instant::now());
@@ -247,7 +263,7 @@ impl HttpApi {
                     }
                     reachable = true;
                     let state = state(&value).map_err(|odd| self.odd(&path, odd))?;
-                    if self.more_log(&base, &mut log).await {
+                    if self.more_log(&base, &mut log, tell).await {
                         last_sign = Instant::now();
                     }
                     if let TaskState::Stopped(exit_status) = state {
@@ -280,7 +296,7 @@ impl HttpApi {
     }
 
     /// Reads what is new in a task's log; says whether there was anything. A log that cannot be read is no failure.
-    async fn more_log(&self, base: &str, log: &mut Log) -> bool {
+    async fn more_log(&self, base: &str, log: &mut Log, tell: Tell<'_>) -> bool {
         let mut news = false;
         loop {
             let start = log.seen.to_string();
@@ -295,7 +311,7 @@ impl HttpApi {
                     return news;
                 }
             };
-            if !log.add(lines) {
+            if !log.add(lines, tell) {
                 return news;
             }
             news = true;
@@ -415,9 +431,14 @@ mod tests {
     #[test]
     fn a_log_keeps_its_tail_and_counts_no_line_twice() {
         let mut log = Log::default();
-        assert!(!log.add(vec![(1, "no content".into())]));
-        assert!(log.add((1..=30).map(|n| (n, format!("line {n}"))).collect()));
-        assert!(!log.add(vec![(30, "line 30".into())]));
+        let told = std::sync::atomic::AtomicU32::new(0);
+        let tell: Tell<'_> = &|_| {
+            told.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        assert!(!log.add(vec![(1, "no content".into())], tell));
+        assert!(log.add((1..=30).map(|n| (n, format!("line {n}"))).collect(), tell));
+        assert!(!log.add(vec![(30, "line 30".into())], tell));
+        assert_eq!(told.into_inner(), 30);
         assert_eq!(log.tail.len(), TAIL);
         assert_eq!(log.tail.back().map(String::as_str), Some("line 30"));
         assert_eq!(log.tail.front().map(String::as_str), Some("line 11"));

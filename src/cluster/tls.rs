@@ -27,8 +27,8 @@ pub enum Trust {
         /// Path of the PEM file.
         ca: Option<String>,
     },
-    /// Exactly the certificate with this SHA-256.
-    Fingerprint([u8; 32]),
+    /// Exactly the certificates with one of these SHA-256.
+    Fingerprint(Vec<[u8; 32]>),
     /// Anybody.
     Anybody,
 }
@@ -68,7 +68,7 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let judge = match trust {
         Trust::Roots { ca } => Judge::Roots(roots(ca.as_deref(), &provider)?),
-        Trust::Fingerprint(expected) => Judge::Fingerprint(*expected),
+        Trust::Fingerprint(expected) => Judge::Fingerprint(expected.clone()),
         Trust::Anybody => Judge::Anybody,
     };
     let gate = Gate {
@@ -141,7 +141,7 @@ fn roots(
 #[derive(Debug)]
 enum Judge {
     Roots(Option<Arc<WebPkiServerVerifier>>),
-    Fingerprint([u8; 32]),
+    Fingerprint(Vec<[u8; 32]>),
     Anybody,
 }
 
@@ -173,11 +173,12 @@ impl ServerCertVerifier for Gate {
         };
         match &self.judge {
             Judge::Anybody => Ok(ServerCertVerified::assertion()),
-            Judge::Fingerprint(expected) if *expected == seen => {
+            Judge::Fingerprint(expected) if expected.contains(&seen) => {
                 Ok(ServerCertVerified::assertion())
             }
             Judge::Fingerprint(expected) => {
-                refuse(format!("it is not the pinned one, {}", shown(expected)))
+                let pinned: Vec<String> = expected.iter().map(|one| shown(one)).collect();
+                refuse(format!("it is not the pinned one, {}", pinned.join(" or ")))
             }
             Judge::Roots(None) => refuse("this machine trusts no authority at all".to_owned()),
             Judge::Roots(Some(verifier)) => verifier

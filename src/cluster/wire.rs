@@ -3,10 +3,13 @@
 //! Tolerant by law, because the server does not check its own answers: numbers come as texts and the other way round,
 //! truth as `0`, `1`, `"1"` or `true`, and `null` means absent. A list entry that is not understood is skipped with a
 //! debug line and never fails its list. Never asks a cluster. Read next: `wire/guest.rs`, `wire/inventory.rs`,
-//! `wire/schema.rs`.
+//! `wire/node.rs`, `wire/migration.rs`, `wire/ha.rs`, `wire/schema.rs`.
 
 pub mod guest;
+pub mod ha;
 pub mod inventory;
+pub mod migration;
+pub mod node;
 pub mod schema;
 
 use serde_json::{Map, Value};
@@ -46,6 +49,16 @@ impl<'a> Entry<'a> {
     /// Returns a count from a number, a text or a fraction; a negative one is 0.
     pub fn count(&self, key: &str) -> Option<u64> {
         self.value(key).and_then(count)
+    }
+
+    /// Returns a number with decimals from a number or a text.
+    pub fn fraction(&self, key: &str) -> Option<f64> {
+        match self.value(key)? {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+        .filter(|number: &f64| number.is_finite())
     }
 
     /// Returns a truth value.

@@ -51,6 +51,9 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
         request,
         dry_run: false,
         yes: true,
+        take_over: false,
+        fail_fast: false,
+        wait_for_locks: std::time::Duration::ZERO,
         common,
     };
     let mover = Wiring::new(&process, &command, config, Some(interrupt))?;
@@ -129,6 +132,8 @@ fn request() -> Result<MoveRequest, InvalidId> {
         wait_before_stop: false,
         ignore_exists: false,
         allow_plain: false,
+        with_snapshots: false,
+        forget: false,
         target_vmid: None,
         bridges: BTreeMap::new(),
         storages: BTreeMap::new(),

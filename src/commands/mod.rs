@@ -3,14 +3,20 @@
 //! Decides nothing about guests. Results (plans, findings, sections) go to standard output, talk goes through `report`.
 //! Read next: `moves/batch.rs`.
 
+mod again;
+mod back;
 mod check;
+mod cleanup;
 mod demo;
+mod evacuate;
+mod rolling;
 mod show;
 mod site;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::{self, Common, MoveCommand, Request};
 use crate::cluster::http::HttpApi;
@@ -19,8 +25,10 @@ use crate::error::{ExitCode, Failure};
 use crate::host::ssh::{SshEnvironment, SshOptions};
 use crate::moves::Mover;
 use crate::moves::batch::Batch;
+use crate::moves::claim;
 use crate::moves::hosts::Hosts;
 use crate::moves::interrupt::Interrupt;
+use crate::plan::facts::ExistingMoves;
 use crate::pve::id::ClusterAlias;
 use crate::pve::inventory::{Node, Storage};
 use crate::report::{Audience, choose};
@@ -49,6 +57,10 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
                 .run(&command)
                 .await
         }
+        Request::Status(command) => again::status(process, &command).await,
+        Request::Resume(command) => again::resume(process, &command).await,
+        Request::Abort(command) => again::abort(process, &command).await,
+        Request::Verify(command) => again::verify(process, &command).await,
         Request::Check(command) => check::run(process, &command).await,
         Request::ConfigShow(common) => show::run(process, &common).await,
         Request::Completions(shell) => written(cli::completions(shell, &mut io::stdout())),
@@ -57,6 +69,11 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
         Request::Sim(_) => demo::keep(process).await,
         Request::Site(arguments) => site::serve(arguments).await,
         Request::SimProof { ledger, images } => site::prove(&ledger, &images),
+        Request::Back(command) => back::run(process, &command).await,
+        Request::Cleanup(command) => cleanup::run(process, &command).await,
+        Request::Evacuate(command) => evacuate::evacuate(process, &command).await,
+        Request::Restore(command) => evacuate::restore(process, &command).await,
+        Request::Cordon(command) => evacuate::cordon(process, &command).await,
         // The porter is synchronous and never gets here.
         Request::Porter(_) => Ok(ExitCode::Usage),
     }
@@ -144,7 +161,20 @@ struct Wiring {
     config: Config,
     hosts: Arc<Hosts>,
     mover: Mover,
-    identity: String,
+    former: ExistingMoves,
+    fail_fast: bool,
+    wait_for_locks: Duration,
+}
+
+/// What every command that acts on moves says.
+struct Plain<'a> {
+    source: &'a ClusterAlias,
+    target: &'a ClusterAlias,
+    yes: bool,
+    take_over: bool,
+    fail_fast: bool,
+    wait_for_locks: Duration,
+    common: &'a Common,
 }
 
 impl Wiring {
@@ -154,9 +184,27 @@ impl Wiring {
         config: Config,
         interrupt: Option<Interrupt>,
     ) -> Result<Wiring, Failure> {
-        let (common, request) = (&command.common, &command.request);
-        let source = cluster(&config, &request.source)?.clone();
-        let target = cluster(&config, &request.target)?.clone();
+        let plain = Plain {
+            source: &command.request.source,
+            target: &command.request.target,
+            yes: command.yes,
+            take_over: command.take_over,
+            fail_fast: command.fail_fast,
+            wait_for_locks: command.wait_for_locks,
+            common: &command.common,
+        };
+        Wiring::plain(process, &plain, config, interrupt)
+    }
+
+    fn plain(
+        process: &Process,
+        command: &Plain<'_>,
+        config: Config,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Wiring, Failure> {
+        let common = command.common;
+        let source = cluster(&config, command.source)?.clone();
+        let target = cluster(&config, command.target)?.clone();
         let hosts = hosts(process, common);
         let (reporter, operator) = choose(&audience(process, common, command.yes));
         let image = ImageEngine::new(&process.executable).with_direct(hosts.grant());
@@ -182,9 +230,13 @@ impl Wiring {
                 reporter,
                 operator,
                 interrupt,
+                claimant: claim::here(&process.identity),
+                take_over: command.take_over,
             },
             config,
-            identity: process.identity.clone(),
+            former: ExistingMoves::new(),
+            fail_fast: command.fail_fast,
+            wait_for_locks: command.wait_for_locks,
         })
     }
 
@@ -194,7 +246,9 @@ impl Wiring {
             hosts: Arc::clone(&self.hosts),
             config: &self.config,
             derive: &derived,
-            identity: self.identity.clone(),
+            former: self.former.clone(),
+            fail_fast: self.fail_fast,
+            wait_for_locks: self.wait_for_locks,
         }
     }
 

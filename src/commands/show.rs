@@ -32,7 +32,8 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
     }
 }
 
-async fn add_derived(
+/// Adds the sections that one cluster's storages would have.
+pub(super) async fn add_derived(
     config: &mut Config,
     alias: &ClusterAlias,
     api: &dyn Api,

@@ -6,6 +6,7 @@
 //! displayed. Read next: `parse.rs`, `derive.rs`, `show.rs`.
 
 pub mod derive;
+pub mod evacuate;
 mod parse;
 pub mod show;
 mod text;
@@ -56,6 +57,10 @@ pub struct Config {
     pub clusters: BTreeMap<ClusterAlias, ClusterConfig>,
     /// `[storage:ALIAS:NAME[@NODE]]`, in the order of the file.
     pub storages: Vec<StorageConfig>,
+    /// `[evacuate:ALIAS]`.
+    pub evacuations: BTreeMap<ClusterAlias, evacuate::EvacuateConfig>,
+    /// `[budget:NAME]`, in the order of the file.
+    pub budgets: Vec<evacuate::BudgetConfig>,
     /// What is odd but usable.
     pub warnings: Vec<Problem>,
 }
@@ -71,8 +76,10 @@ pub struct ClusterConfig {
     pub port: u16,
     /// How to log in.
     pub credentials: Credentials,
-    /// SHA-256 of the server's certificate, 32 bytes; pins exactly this one.
-    pub fingerprint: Option<[u8; 32]>,
+    /// Other nodes that serve the same API, for when the first does not answer.
+    pub also: Vec<(String, u16)>,
+    /// SHA-256 of the servers' certificates, 32 bytes each; pins exactly these. Empty for none.
+    pub fingerprints: Vec<[u8; 32]>,
     /// Path of a PEM file with the CA to trust.
     pub ca: Option<String>,
 }

@@ -10,8 +10,15 @@ use super::value::{self, Wrong};
 use super::{ClusterConfig, Config, Credentials, Origin, Problem, StorageConfig};
 use crate::pve::id::{ClusterAlias, InvalidId, NodeName, StorageId};
 
-const KINDS: [&str; 2] = ["pve", "storage"];
-const CLUSTER_KEYS: [&str; 5] = ["api", "token", "password_command", "fingerprint", "ca"];
+const KINDS: [&str; 4] = ["pve", "storage", "evacuate", "budget"];
+const CLUSTER_KEYS: [&str; 6] = [
+    "api",
+    "also",
+    "token",
+    "password_command",
+    "fingerprint",
+    "ca",
+];
 const STORAGE_KEYS: [&str; 4] = ["ssh", "path", "temp", "peer"];
 
 /// Reads the text of a proxmoverc; `file` is its name in messages.
@@ -109,6 +116,24 @@ impl Reader<'_> {
                     .storages
                     .extend(fields.storage(alias, storage, declared));
             }
+            ("evacuate", [alias]) => {
+                fields.take_entries(section, &Fields::evacuate_keys());
+                if let Some(read) = fields.evacuate(alias, declared) {
+                    self.config.evacuations.insert(read.cluster.clone(), read);
+                }
+            }
+            ("budget", [name]) => {
+                fields.take_entries(section, Fields::budget_keys());
+                self.config.budgets.extend(fields.budget(name, declared));
+            }
+            ("evacuate", _) => fields.problem(
+                None,
+                "needs one cluster",
+                Some("[evacuate:ALIAS]".to_owned()),
+            ),
+            ("budget", _) => {
+                fields.problem(None, "needs one name", Some("[budget:NAME]".to_owned()));
+            }
             ("pve", _) => fields.problem(None, "needs one alias", Some("[pve:ALIAS]".to_owned())),
             ("storage", _) => fields.problem(
                 None,
@@ -130,14 +155,14 @@ impl Reader<'_> {
 }
 
 /// One section's keys while they are being understood.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     section: String,
-    entries: BTreeMap<&'a str, &'a str>,
+    pub(super) entries: BTreeMap<&'a str, &'a str>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Fields<'a> {
-    fn problem(&mut self, key: Option<&str>, message: &str, hint: Option<String>) {
+    pub(super) fn problem(&mut self, key: Option<&str>, message: &str, hint: Option<String>) {
         self.problems.push(Problem {
             section: self.section.clone(),
             key: key.map(str::to_owned),
@@ -166,13 +191,17 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads a key that may be missing.
-    fn optional<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
         let value = *self.entries.get(key)?;
         self.checked(key, read(value))
     }
 
     /// Reads a key that must be there.
-    fn required<T>(
+    pub(super) fn required<T>(
         &mut self,
         key: &str,
         example: &str,
@@ -205,7 +234,8 @@ impl<'a> Fields<'a> {
             }),
             text => Ok(text.to_owned()),
         });
-        let fingerprint = self.optional("fingerprint", value::fingerprint);
+        let also = self.optional("also", value::hosts);
+        let fingerprints = self.optional("fingerprint", value::fingerprints);
         let ca = self.optional("ca", |text| {
             value::directory(text, "the absolute path of a PEM file")
         });
@@ -225,7 +255,8 @@ impl<'a> Fields<'a> {
             host: api.host,
             port: api.port,
             credentials: credentials?,
-            fingerprint,
+            also: also.unwrap_or_default(),
+            fingerprints: fingerprints.unwrap_or_default(),
             ca,
         })
     }
@@ -285,6 +316,22 @@ impl<'a> Fields<'a> {
                 None
             }
         }
+    }
+
+    /// Reads the name of a cluster that has a section.
+    pub(super) fn declared_cluster(
+        &mut self,
+        alias: &str,
+        declared: &BTreeSet<String>,
+    ) -> Option<ClusterAlias> {
+        let cluster = self.id(alias.parse::<ClusterAlias>())?;
+        if !declared.contains(alias) {
+            let hint = nearest(alias, declared.iter().map(String::as_str))
+                .unwrap_or_else(|| format!("add [pve:{alias}]"));
+            self.problem(None, &format!("there is no cluster '{alias}'"), Some(hint));
+            return None;
+        }
+        Some(cluster)
     }
 
     fn storage(

@@ -124,6 +124,13 @@ fn cluster_lines(cluster: &ClusterConfig) -> Vec<(&'static str, String)> {
     };
     let host = super::bracketed(&cluster.host);
     let mut lines = vec![("api", format!("https://{login}{host}:{}", cluster.port))];
+    if !cluster.also.is_empty() {
+        let hosts = cluster.also.iter();
+        let hosts: Vec<String> = hosts
+            .map(|(host, port)| format!("{}:{port}", super::bracketed(host)))
+            .collect();
+        lines.push(("also", hosts.join(", ")));
+    }
     match &cluster.credentials {
         Credentials::Password { .. } => {}
         // The command is shown: it says where the password is, not what it is.
@@ -132,9 +139,12 @@ fn cluster_lines(cluster: &ClusterConfig) -> Vec<(&'static str, String)> {
         }
         Credentials::Token { id, secret } => lines.push(("token", format!("{id}={secret}"))),
     }
-    if let Some(bytes) = &cluster.fingerprint {
-        let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
-        lines.push(("fingerprint", pairs.join(":")));
+    if !cluster.fingerprints.is_empty() {
+        let shown = cluster.fingerprints.iter().map(|bytes| {
+            let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+            pairs.join(":")
+        });
+        lines.push(("fingerprint", shown.collect::<Vec<_>>().join(", ")));
     }
     lines.extend(cluster.ca.clone().map(|ca| ("ca", ca)));
     lines

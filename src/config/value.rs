@@ -143,6 +143,37 @@ pub(super) fn token(text: &str) -> Result<(String, Secret), Wrong> {
     Ok((id.to_owned(), Secret::new(secret)))
 }
 
+/// Returns the words of a list that is separated by commas or spaces.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ' ', '\t']).filter(|word| !word.is_empty())
+}
+
+/// Parses other hosts of the same API: `host` or `host:port` each.
+pub(super) fn hosts(text: &str) -> Result<Vec<(String, u16)>, Wrong> {
+    let hosts = words(text).map(|word| {
+        if word.contains("://") || word.contains('@') {
+            return wrong(
+                "has more than hosts; the login is that of api=",
+                "also=apple2.example.com, apple3.example.com:8006",
+            );
+        }
+        let (host, port) = host_and_port(word)?;
+        Ok((host, port.unwrap_or(DEFAULT_PORT)))
+    });
+    hosts.collect()
+}
+
+/// Parses the fingerprints of one certificate or several.
+pub(super) fn fingerprints(text: &str) -> Result<Vec<[u8; 32]>, Wrong> {
+    match words(text)
+        .map(fingerprint)
+        .collect::<Result<Vec<_>, _>>()?
+    {
+        none if none.is_empty() => fingerprint("").map(|one| vec![one]),
+        some => Ok(some),
+    }
+}
+
 /// Parses the SHA-256 fingerprint of a certificate, with or without colons.
 pub(super) fn fingerprint(text: &str) -> Result<[u8; 32], Wrong> {
     const HINT: &str = "32 bytes as AA:BB:..., from 'pvenode cert info' on the node";

@@ -1,6 +1,7 @@
 //! Machines reached over SSH: the trait [`Shell`], and who implements it.
 //!
-//! This module runs commands; it never decides which. `moves` never talks to a shell, only `transfer` and `check` do.
+//! This module runs commands; it never decides which. `moves` never talks to a shell, only `transfer` and `check` do,
+//! and [`node_file`], which enters snapshots into a guest's configuration.
 //! Read next: [`command`], then [`ssh`] (the only place that knows ssh2), [`local`] (this machine, for tests and the
 //! storage lab) and [`agent`] (the operator's key, lent for one login).
 
@@ -8,6 +9,7 @@ pub mod agent;
 mod collect;
 pub mod command;
 pub mod local;
+pub mod node_file;
 pub mod ssh;
 
 use std::fmt;

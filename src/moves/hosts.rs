@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use super::survey::Shells;
 use crate::config::{SshAddress, StorageConfig};
 use crate::host::agent::{Scope, ScopedAgent, Signer};
+use crate::host::node_file::NodeFile;
 use crate::host::ssh::{SshOptions, SshShell};
 use crate::host::{Shell, ShellError};
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, VolumePlan};
@@ -170,9 +171,18 @@ impl Hosts {
                     tool: volume.tool,
                     limit,
                     adopt: false,
+                    snapshots: volume.snapshots.clone(),
+                    kept: false,
+                    forget: request.forget,
                 })
             })
             .collect()
+    }
+
+    /// Returns the configuration file of a plan's target, to be reached by that login.
+    pub fn node_file(&self, plan: &GuestPlan, login: &SshAddress) -> Result<NodeFile, ShellError> {
+        let target = &plan.target;
+        Ok(NodeFile::of(self.shell(login)?, &target.node, target.vmid))
     }
 
     fn end(

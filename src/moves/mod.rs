@@ -1,25 +1,37 @@
 //! Acting on one guest: observe, derive the rung, take the next step, observe again.
 //!
 //! The loop has no memory that matters: started later, on another machine, it continues. It never talks to a shell
-//! (volumes are the engine's business) and decides nothing itself (`plan` does). Read next: `perform.rs`, the steps;
-//! `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding interrupted moves; `batch.rs`, several guests.
+//! (volumes are the engine's business, and a node's file is that of `host/node_file.rs`) and decides nothing itself
+//! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding
+//! interrupted moves; `claim.rs`, two operators at once; `abort.rs`, giving a move up; `back.rs`, finding a guest's former
+//! self; `batch.rs`, several guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
 
+pub mod abort;
+pub mod again;
+pub mod back;
 pub mod batch;
 pub mod check;
+pub mod claim;
+pub mod cleanup;
 pub mod hosts;
 pub mod interrupt;
 mod observe;
 mod perform;
 mod precopy;
 pub mod resume;
+mod sections;
+pub mod status;
 pub mod survey;
+pub mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
+use crate::host::node_file::{NodeFile, NodeFileError};
 use crate::plan::aftermath::{SourceLeft, source_left};
+use crate::plan::claim::Claimant;
 use crate::plan::mark::Mark;
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::{Round, Step, Wishes, next};
@@ -27,6 +39,8 @@ use crate::plan::{DriveAction, GuestPlan, MoveRequest};
 use crate::report::{Event, Operator, Reporter, Summary};
 use crate::transfer::{Engine, Pair, PassReport, TransferError};
 use interrupt::Interrupt;
+use observe::Volumes;
+use tokio::sync::watch;
 
 /// Everything a move acts through.
 #[derive(Clone)]
@@ -43,6 +57,10 @@ pub struct Mover {
     pub operator: Arc<dyn Operator>,
     /// Says when the operator wants to stop.
     pub interrupt: Interrupt,
+    /// Who this run is.
+    pub claimant: Claimant,
+    /// `--take-over`: a move that somebody else works on is taken from them.
+    pub take_over: bool,
 }
 
 /// One guest's move: what was planned, and the volumes it is about.
@@ -53,8 +71,12 @@ pub struct GuestMove {
     pub mark: Mark,
     /// The volumes that are copied.
     pub pairs: Vec<Pair>,
+    /// The target's configuration file, where snapshots are entered into it.
+    pub file: Option<NodeFile>,
     /// Whether the direct route turned out not to work, so that this run relays.
     relays: Arc<AtomicBool>,
+    /// Whether somebody else was seen to have taken it over.
+    lost: Arc<watch::Sender<bool>>,
 }
 
 /// What stopped a move. Display is a lowercase fragment without its source.
@@ -82,6 +104,31 @@ pub enum MoveError {
         #[source]
         source: TransferError,
     },
+    /// The snapshots could not be entered into the target's configuration.
+    #[error("entering the snapshots of {guest} failed")]
+    NodeFile {
+        /// The guest.
+        guest: String,
+        /// Why.
+        #[source]
+        source: NodeFileError,
+    },
+    /// The snapshots were entered, and Proxmox VE does not show them.
+    #[error(
+        "the target of {guest} does not show the snapshots that were entered into its configuration"
+    )]
+    NotShown {
+        /// The guest.
+        guest: String,
+    },
+    /// The source's snapshots are others than those that were planned.
+    #[error("the snapshots of {guest} have changed since its move was planned: {how}")]
+    SnapshotsChanged {
+        /// The guest.
+        guest: String,
+        /// In what.
+        how: String,
+    },
     /// The facts are no rung of the ladder.
     #[error("{guest}: {facts}")]
     Contradiction {
@@ -106,6 +153,42 @@ pub enum MoveError {
     Declined {
         /// The guest.
         guest: String,
+    },
+    /// Somebody else works on it.
+    #[error("{guest} is being moved by {holder}")]
+    Held {
+        /// The guest.
+        guest: String,
+        /// Who, since when, and when the last sign was.
+        holder: String,
+    },
+    /// Somebody else took it over while we worked on it.
+    #[error("{by} has taken the move of {guest} over")]
+    TakenOver {
+        /// The guest.
+        guest: String,
+        /// Who.
+        by: String,
+    },
+    /// There is no way back by `proxmove abort`.
+    #[error("{guest} is not brought back: {reason}")]
+    NoWayBack {
+        /// The guest.
+        guest: String,
+        /// Why.
+        reason: String,
+        /// What to do instead.
+        remedy: String,
+    },
+    /// The source is back, but what was copied could not be removed.
+    #[error("what was copied of {guest} could not be removed: {reason}")]
+    NotRemoved {
+        /// The guest.
+        guest: String,
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// The operator interrupted.
     #[error("interrupted during {step} of {guest}")]
@@ -151,17 +234,31 @@ impl Mover {
     /// Moves one guest, from wherever it is on the ladder to the end.
     pub async fn run(&self, job: &GuestMove, request: &MoveRequest) -> Result<Summary, Stopped> {
         let mut rung = Rung::Untouched;
-        let result = self.climb(job, request, &mut rung).await;
+        let result = match self.claim(job).await {
+            Ok(()) => {
+                let signs = self.give_signs(job);
+                let result = self.climb(job, request, &mut rung).await;
+                drop(signs);
+                result
+            }
+            Err(error) => Err(error),
+        };
         match result {
             Ok(summary) => Ok(summary),
-            Err(error) => {
-                // The failed call may have had its effect; what the clusters show now is what counts.
-                if let Ok(facts) = self.observe(job).await {
-                    rung = derive(&facts);
-                }
-                Err(Stopped { error, rung })
-            }
+            Err(error) => Err(self.stopped(job, error, rung).await),
         }
+    }
+
+    /// Looks where a move stands that stopped, and leaves the claim.
+    async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
+        // The failed call may have had its effect; what the clusters show now is what counts.
+        if let Ok(facts) = self.look(job, Volumes::WhereTheyMatter).await {
+            rung = derive(&facts);
+        }
+        if !matches!(error, MoveError::Held { .. } | MoveError::TakenOver { .. }) {
+            self.leave(job).await;
+        }
+        Stopped { error, rung }
     }
 
     async fn climb(
@@ -261,7 +358,37 @@ impl GuestMove {
             plan,
             mark,
             pairs,
+            file: None,
             relays: Arc::default(),
+            lost: Arc::new(watch::channel(false).0),
+        }
+    }
+
+    /// Returns the same move as if it had no volumes.
+    fn without_volumes(&self) -> GuestMove {
+        GuestMove {
+            plan: self.plan.clone(),
+            mark: self.mark.clone(),
+            pairs: Vec::new(),
+            file: None,
+            relays: Arc::clone(&self.relays),
+            lost: Arc::clone(&self.lost),
+        }
+    }
+
+    /// Waits until somebody else has taken it over.
+    async fn lost(&self) -> MoveError {
+        let mut lost = self.lost.subscribe();
+        if lost.wait_for(|lost| *lost).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.taken_over("somebody else")
+    }
+
+    fn taken_over(&self, by: &str) -> MoveError {
+        MoveError::TakenOver {
+            guest: self.plan.name.clone(),
+            by: by.to_owned(),
         }
     }
 

@@ -2,17 +2,45 @@
 //!
 //! Changes nothing. Read next: `plan/state.rs`, which derives the rung.
 
-use super::{GuestMove, MoveError, Mover};
+use super::{GuestMove, MoveError, Mover, claim};
 use crate::cluster::{Api, ApiError};
-use crate::plan::mark::{Mark, NameMark};
+use crate::plan::mark::{Mark, NameMark, noted_move};
 use crate::plan::state::{Data, Facts, Seen};
 use crate::plan::{DriveAction, GuestPlan};
 use crate::pve::guest::{GuestDetail, GuestRef, Power};
 use crate::transfer::VolumeState;
 
+/// When the volumes are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Volumes {
+    /// Where the next step depends on them: those of a stopped source under its own name are passed again in any case.
+    WhereTheyMatter,
+    /// Whenever there is a placeholder.
+    Always,
+}
+
 impl Mover {
-    /// Looks at both guests and at the volumes.
+    /// Looks at both guests and at the volumes, and makes sure that the move is still ours.
     pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
+        let (source, target) = self.guests(job).await?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
+        self.facts(job, source, target, Volumes::WhereTheyMatter)
+            .await
+    }
+
+    /// Looks at both guests and at the volumes, whoever works on the move.
+    pub(super) async fn look(&self, job: &GuestMove, volumes: Volumes) -> Result<Facts, MoveError> {
+        let (source, target) = self.guests(job).await?;
+        self.facts(job, source, target, volumes).await
+    }
+
+    /// Looks at both guests.
+    pub(super) async fn guests(
+        &self,
+        job: &GuestMove,
+    ) -> Result<(Option<GuestDetail>, Option<GuestDetail>), MoveError> {
         let plan = &job.plan;
         let (source, target) = tokio::join!(
             seen(self.source.as_ref(), &plan.source),
@@ -22,21 +50,57 @@ impl Mover {
         let target = target
             .map_err(job.api("observing the target"))?
             .filter(|target| is_of(target, job));
-        let attached = target
-            .as_ref()
-            .is_some_and(|target| missing_drives(plan, target).is_empty());
+        Ok((source, target))
+    }
+
+    /// Says why a move is not ours to go on with: somebody else has taken it over, or another move stopped the guest.
+    pub(super) fn not_ours(
+        &self,
+        job: &GuestMove,
+        source: Option<&GuestDetail>,
+        target: Option<&GuestDetail>,
+    ) -> Option<MoveError> {
+        let taken = target
+            .and_then(|target| Mark::parse(target.description()))
+            .and_then(|mark| claim::taken_by(&mark, &self.claimant));
+        if let Some(by) = taken {
+            return Some(job.taken_over(&by));
+        }
+        let source = source.filter(|_| target.is_some())?;
+        if NameMark::split(source.name()).1 == NameMark::Plain {
+            return None;
+        }
+        match (noted_move(source.description()), &job.mark.id) {
+            (Some((noted, place)), Some(id)) if noted != id => Some(MoveError::Contradiction {
+                guest: job.plan.name.clone(),
+                facts: format!("the source was stopped by another move of it, to {place}"),
+            }),
+            _ => None,
+        }
+    }
+
+    async fn facts(
+        &self,
+        job: &GuestMove,
+        source: Option<GuestDetail>,
+        target: Option<GuestDetail>,
+        volumes: Volumes,
+    ) -> Result<Facts, MoveError> {
+        let plan = &job.plan;
+        let attached = target.as_ref().is_some_and(|target| {
+            missing_drives(plan, target).is_empty() && plan.snapshots.recorded(target)
+        });
         let facts = Facts {
             source: source.as_ref().map(sighting),
             target: target.as_ref().map(sighting),
             data: Vec::new(),
             attached,
         };
-        // The volumes of a stopped source under its own name are passed again in any case.
-        let matters = facts.target.is_some()
-            && facts
-                .source
-                .as_ref()
-                .is_some_and(|seen| seen.name != NameMark::Plain || seen.power == Power::Running);
+        let passed_again = facts
+            .source
+            .as_ref()
+            .is_none_or(|seen| seen.name == NameMark::Plain && seen.power != Power::Running);
+        let matters = facts.target.is_some() && (volumes == Volumes::Always || !passed_again);
         if !matters {
             return Ok(facts);
         }
@@ -53,7 +117,7 @@ impl Mover {
     }
 }
 
-async fn seen(api: &dyn Api, place: &GuestRef) -> Result<Option<GuestDetail>, ApiError> {
+pub(super) async fn seen(api: &dyn Api, place: &GuestRef) -> Result<Option<GuestDetail>, ApiError> {
     match api.guest(place).await {
         Ok(detail) => Ok(Some(detail)),
         Err(error) if is_missing(&error) => Ok(None),
@@ -68,12 +132,15 @@ pub(super) fn is_missing(error: &ApiError) -> bool {
         && error.reason().contains("does not exist")
 }
 
-fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {
-    Mark::parse(target.description())
-        .is_some_and(|mark| mark.name == job.mark.name && mark.source.vmid == job.mark.source.vmid)
+pub(super) fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {
+    // A former self keeps the mark of a way back that was given up, and its own name says that it was.
+    NameMark::split(target.name()).1 != NameMark::Migrated
+        && Mark::parse(target.description()).is_some_and(|mark| {
+            mark.name == job.mark.name && mark.source.vmid == job.mark.source.vmid
+        })
 }
 
-fn sighting(detail: &GuestDetail) -> Seen {
+pub(super) fn sighting(detail: &GuestDetail) -> Seen {
     Seen {
         name: NameMark::split(detail.name()).1,
         power: detail.power,

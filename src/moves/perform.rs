@@ -6,13 +6,19 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::claim::is_late;
 use super::observe::missing_drives;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
-use crate::plan::MoveRequest;
-use crate::plan::mark::{CLONING, CREATING, MIGRATED, with_retired_note, without_retired_note};
+use crate::plan::back::judge;
+use crate::plan::mark::{
+    CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note,
+    without_retired_note,
+};
 use crate::plan::state::{Rung, derive};
 use crate::plan::step::Step;
+use crate::plan::{Back, MoveRequest, Severity};
+use crate::pve::guest::Power;
 use crate::report::{Event, PassKind};
 use crate::transfer::Pass;
 
@@ -22,6 +28,9 @@ use crate::transfer::Pass;
 /// the keys of a call in no particular order, so the order in the call may be lost. They are set with the target's name,
 /// which nothing that runs can be without.
 const WITH_DRIVES: [&str; 2] = ["boot", "bootdisk"];
+
+/// How often a change of the source is tried again that somebody else's came before.
+const ATTEMPTS: usize = 5;
 
 impl Mover {
     /// Carries one step out.
@@ -43,11 +52,19 @@ impl Mover {
         };
         match step {
             Step::Place => {
-                say(format!("creating {name}{CREATING} on {}", job.target()));
+                say(match plan.back {
+                    Some(_) => format!(
+                        "making {name}{MIGRATED} on {} {name}{CREATING}",
+                        job.target()
+                    ),
+                    None => format!("creating {name}{CREATING} on {}", job.target()),
+                });
                 self.place(job).await
             }
             Step::Precopy => self.precopy(job, request, account).await,
             Step::StopSource => {
+                // One that was taken since the last round would be left behind.
+                self.same_snapshots(job).await?;
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
                 self.interrupt.set_down(true);
@@ -60,11 +77,11 @@ impl Mover {
                 say(format!(
                     "renaming the source to {name}{CLONING}, onboot off"
                 ));
-                let change = change([
-                    ("name", format!("{name}{CLONING}")),
-                    ("onboot", "0".to_owned()),
-                ]);
-                self.configure_source(job, step, change).await
+                let (name, id) = (format!("{name}{CLONING}"), job.mark.id.as_deref());
+                self.rename_source(job, step, NameMark::Plain, &name, |description| {
+                    with_moving_note(description, &job.target(), id)
+                })
+                .await
             }
             Step::FinalDelta => {
                 say(format!(
@@ -74,8 +91,12 @@ impl Mover {
                 self.final_delta(job, request, account).await
             }
             Step::Attach => {
+                let snapshots = match plan.snapshots.travelling.len() {
+                    0 => String::new(),
+                    some => format!(" and entering {some} snapshot(s) there"),
+                };
                 say(format!(
-                    "attaching the drives to {name}{CREATING} on {target}"
+                    "attaching the drives to {name}{CREATING} on {target}{snapshots}"
                 ));
                 self.attach(job).await
             }
@@ -102,6 +123,9 @@ impl Mover {
 
     async fn place(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
+        if let Some(back) = &plan.back {
+            return self.place_back(job, back).await;
+        }
         let mut config = plan.create.clone();
         config.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
         config.insert("description".to_owned(), job.mark.render());
@@ -112,6 +136,59 @@ impl Mover {
             .map_err(job.api(Step::Place))?;
         if let Some(pool) = &plan.pool {
             // Joining later would fail after hours of copying.
+            self.target
+                .join_pool(pool, plan.target.vmid)
+                .await
+                .map_err(job.api("joining the pool"))?;
+        }
+        self.give_way(job).await
+    }
+
+    /// Makes the guest's former self the placeholder: the mark, the present configuration, and no drives, in one call.
+    async fn place_back(&self, job: &GuestMove, back: &Back) -> Result<(), MoveError> {
+        let plan = &job.plan;
+        // Between deciding and now somebody may have revived it.
+        let former = self
+            .target
+            .guest(&plan.target)
+            .await
+            .map_err(job.api("observing the former self"))?;
+        let retired = format!("{}{MIGRATED}", plan.name);
+        let contradiction = |facts: String| MoveError::Contradiction {
+            guest: plan.name.clone(),
+            facts,
+        };
+        if former.name() != retired || former.power != Power::Stopped || former.lock.is_some() {
+            return Err(contradiction(format!(
+                "{} on {} is not the stopped, unlocked {retired} any more; somebody uses it",
+                plan.target.vmid, plan.target_cluster
+            )));
+        }
+        for pair in job.pairs.iter().filter(|pair| pair.kept) {
+            let kept = self.engine.look_back(pair).await;
+            let kept =
+                kept.map_err(|source| job.transfer("looking at the former volumes", source))?;
+            let now = jiff::Timestamp::now().as_second();
+            let judged = judge(plan, pair.drive, &kept, now).verdict;
+            if let Some(verdict) = judged.filter(|verdict| verdict.severity == Severity::Refuse) {
+                return Err(contradiction(verdict.reason));
+            }
+        }
+        if back.protected {
+            let unprotect = change([("protection", "0".to_owned())]);
+            self.configure_target(job, Step::Place, unprotect).await?;
+        }
+        let mut set = plan.create.clone();
+        set.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
+        set.insert("description".to_owned(), job.mark.over(&back.notes));
+        set.insert("onboot".to_owned(), "0".to_owned());
+        let change = ConfigChange {
+            set,
+            delete: back.delete.clone(),
+            digest: None,
+        };
+        self.configure_target(job, Step::Place, change).await?;
+        if let Some(pool) = &plan.pool {
             self.target
                 .join_pool(pool, plan.target.vmid)
                 .await
@@ -151,28 +228,30 @@ impl Mover {
             .await
             .map_err(job.api("observing the target"))?;
         let set: BTreeMap<String, String> = missing_drives(plan, &target).into_iter().collect();
-        if set.is_empty() {
-            return Ok(());
+        if !set.is_empty() {
+            let change = ConfigChange {
+                set,
+                ..ConfigChange::default()
+            };
+            self.configure_target(job, Step::Attach, change).await?;
         }
-        let change = ConfigChange {
-            set,
-            ..ConfigChange::default()
-        };
-        self.configure_target(job, Step::Attach, change).await
+        self.enter_snapshots(job).await
     }
 
     async fn retire(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
         let since = jiff::Timestamp::now()
-            .strftime("%Y-%m-%d %H:%M UTC")
+            .strftime("%Y-%m-%d %H:%M:%S UTC")
             .to_string();
-        let note = with_retired_note(&plan.description, &job.target(), &since);
-        let change = change([
-            ("name", format!("{}{MIGRATED}", plan.name)),
-            ("onboot", "0".to_owned()),
-            ("description", note),
-        ]);
-        self.configure_source(job, Step::RetireSource, change).await
+        let (name, id) = (format!("{}{MIGRATED}", plan.name), job.mark.id.as_deref());
+        self.rename_source(
+            job,
+            Step::RetireSource,
+            NameMark::Cloning,
+            &name,
+            |description| with_retired_note(description, &job.target(), &since, id),
+        )
+        .await
     }
 
     async fn start(&self, job: &GuestMove, account: &mut Account) -> Result<(), MoveError> {
@@ -211,30 +290,61 @@ impl Mover {
         } else {
             set.insert("description".to_owned(), description);
         }
+        // Bound to what was read while the move is still ours: whoever takes it over now keeps its mark.
+        let (source, target) = self.guests(job).await?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
+        let digest = target.and_then(|target| target.config.value("digest").map(str::to_owned));
         let change = ConfigChange {
             set,
             delete,
-            digest: None,
+            digest,
         };
-        self.configure_target(job, Step::Tidy, change).await
+        match self.target.configure(&plan.target, &change).await {
+            // The next look tells what was changed meanwhile; this step is taken again if it is still to be taken.
+            Err(error) if is_late(&error) => Ok(()),
+            other => other.map_err(job.api(Step::Tidy)),
+        }
     }
 
-    async fn configure_source(
+    /// Renames the source, with onboot=0 and a note in the same call, if it still has the name it was seen with.
+    ///
+    /// The change is bound to the digest of what was read: of two moves of one guest only one can do this. When somebody
+    /// else came first nothing is done, and the next look tells.
+    async fn rename_source(
         &self,
         job: &GuestMove,
         step: Step,
-        change: ConfigChange,
+        from: NameMark,
+        name: &str,
+        note: impl Fn(&str) -> String,
     ) -> Result<(), MoveError> {
-        self.source
-            .configure(&job.plan.source, &change)
-            .await
-            .map_err(job.api(step))
+        let place = &job.plan.source;
+        let mut attempt = 1;
+        loop {
+            let source = self.source.guest(place).await.map_err(job.api(step))?;
+            if NameMark::split(source.name()).1 != from {
+                return Ok(());
+            }
+            let mut change = change([("name", name.to_owned()), ("onboot", "0".to_owned())]);
+            let description = note(source.description());
+            if description != source.description() {
+                change.set.insert("description".to_owned(), description);
+            }
+            change.digest = source.config.value("digest").map(str::to_owned);
+            match self.source.configure(place, &change).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_late(&error) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(job.api(step)(error)),
+            }
+        }
     }
 
-    async fn configure_target(
+    pub(super) async fn configure_target(
         &self,
         job: &GuestMove,
-        step: Step,
+        step: impl ToString + Send,
         change: ConfigChange,
     ) -> Result<(), MoveError> {
         self.target
@@ -252,7 +362,7 @@ fn boot(job: &GuestMove) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
+pub(super) fn change<const N: usize>(set: [(&str, String); N]) -> ConfigChange {
     ConfigChange {
         set: set
             .into_iter()

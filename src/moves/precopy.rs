@@ -14,7 +14,7 @@ use crate::plan::MoveRequest;
 use crate::plan::step::{Round, Settle, Step, settle};
 use crate::pve::drive::DriveKey;
 use crate::report::{Event, PassKind};
-use crate::transfer::{Pass, PassReport, Progress, Route, TransferError};
+use crate::transfer::{News, Pass, PassReport, Route, TransferError};
 use crate::units::Bytes;
 
 /// Between two quiet rounds while the operator thinks: often enough for a small delta, seldom enough for the disks.
@@ -59,6 +59,7 @@ impl Mover {
         request: &MoveRequest,
         account: &mut Account,
     ) -> Result<(), MoveError> {
+        self.same_snapshots(job).await?;
         let number = u32::try_from(account.rounds.len() + 1).unwrap_or(u32::MAX);
         self.reporter.tell(&Event::StepStarted {
             guest: job.plan.name.clone(),
@@ -152,17 +153,24 @@ impl Mover {
             running.spawn(async move {
                 // The semaphore is never closed.
                 let _turn = turns.acquire().await;
-                let tell = |progress: Progress| {
-                    reporter.tell(&Event::Progress {
-                        guest: guest.clone(),
-                        drive: drive.clone(),
-                        pass: kind,
-                        round,
-                        scanned: progress.scanned.0,
-                        total: progress.total.0,
-                        carried: progress.carried.0,
-                        wire: progress.wire.0,
-                    });
+                let tell = |news: News| {
+                    let event = match news {
+                        News::Progress(progress) => Event::Progress {
+                            guest: guest.clone(),
+                            drive: drive.clone(),
+                            pass: kind,
+                            round,
+                            scanned: progress.scanned.0,
+                            total: progress.total.0,
+                            carried: progress.carried.0,
+                            wire: progress.wire.0,
+                        },
+                        News::Decision(text) => Event::Notice {
+                            guest: Some(guest.clone()),
+                            text: format!("{drive}: {text}"),
+                        },
+                    };
+                    reporter.tell(&event);
                 };
                 if relays.load(Ordering::Relaxed) {
                     pair.route = Route::Relay;
@@ -199,6 +207,7 @@ impl Mover {
                 ended = running.join_next() => ended,
                 // Dropping the set ends all streams; the hosts notice and keep what arrived.
                 () = self.interrupt.asked() => return Err(job.interrupted(step)),
+                error = job.lost() => return Err(error),
             };
             match ended {
                 None => break,

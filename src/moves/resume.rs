@@ -41,6 +41,7 @@ pub async fn find(
                 Existing {
                     target: guest.place.clone(),
                     mark,
+                    former: None,
                 },
             );
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::cluster::{Api, ApiError};
 use crate::config::{Config, SshAddress, StorageConfig};
-use crate::host::Shell;
+use crate::host::{Shell, node_file};
 use crate::plan::MoveRequest;
 use crate::plan::facts::{
     ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, Unanswered, VolumeFacts, WantedGuest,
@@ -41,7 +41,8 @@ pub struct Sections<'a> {
 }
 
 impl Sections<'_> {
-    fn find(
+    /// Returns the section of a storage on a node, or why there is none.
+    pub(super) fn find(
         &self,
         cluster: &ClusterAlias,
         node: &Node,
@@ -135,6 +136,7 @@ pub async fn target(
         machines: Vec::new(),
         pools: Vec::new(),
         schema: None,
+        node_files: BTreeMap::new(),
         free_vmids: Vec::new(),
         unanswered: Vec::new(),
         nodes,
@@ -246,7 +248,14 @@ pub async fn source(
             storages.insert(node.name.clone(), listed);
         }
         let listed = storages.get(&node.name).map_or(&[][..], Vec::as_slice);
-        let guest = wanted_guest(api, summary, node, listed, sections, &replication).await?;
+        let mut guest = wanted_guest(api, summary, node, listed, sections, &replication).await?;
+        if request.with_snapshots {
+            for snapshot in &guest.detail.snapshots {
+                let section = api.snapshot(&summary.place, &snapshot.name).await;
+                let section = section.map_err(|error| probe::with_causes(&error));
+                guest.sections.insert(snapshot.name.clone(), section);
+            }
+        }
         wanted.insert(name.clone(), guest);
     }
     Ok(SourceFacts {
@@ -322,6 +331,7 @@ async fn wanted_guest(
             .filter(|job| job.guest == summary.place.vmid)
             .cloned()
             .collect(),
+        sections: BTreeMap::new(),
         volumes,
         detail,
     })
@@ -342,6 +352,52 @@ pub async fn hosts(ask: &BTreeMap<HostKey, BTreeSet<Vmid>>, shells: &Shells) -> 
         hosts.insert(key.clone(), answer);
     }
     hosts
+}
+
+/// Returns the logins that may be on a node itself: those of the storages in use there, and root at the node's address.
+pub fn logins_of(
+    node: &NodeName,
+    target: &TargetFacts,
+    storages: &BTreeSet<StorageId>,
+) -> Vec<SshAddress> {
+    let sections = storages.iter().filter_map(|id| target.sections.get(id));
+    let mut logins: Vec<SshAddress> = sections
+        .flatten()
+        .map(|section| section.ssh.clone())
+        .collect();
+    let address = member(&target.nodes, node).and_then(|node| node.address.clone());
+    logins.extend(address.map(|host| SshAddress {
+        user: Some("root".to_owned()),
+        host,
+        port: None,
+    }));
+    let mut seen = BTreeSet::new();
+    logins.retain(|login| seen.insert(login.clone()));
+    logins
+}
+
+/// Finds the first of these logins that may write the configuration files of a node's guests.
+pub async fn node_file_login(
+    node: &NodeName,
+    logins: &[SshAddress],
+    shells: &Shells,
+) -> Result<SshAddress, String> {
+    let mut why = Vec::new();
+    for login in logins {
+        let answer = match shells.get(login) {
+            Some(Ok(shell)) => node_file::examine(shell.as_ref(), node).await,
+            Some(Err(error)) => Err(error.clone()),
+            None => Err("there is no connection to it".to_owned()),
+        };
+        match answer {
+            Ok(()) => return Ok(login.clone()),
+            Err(reason) => why.push(format!("{login}: {reason}")),
+        }
+    }
+    match why.is_empty() {
+        true => Err("no address of it is known".to_owned()),
+        false => Err(why.join("; ")),
+    }
 }
 
 #[cfg(test)]

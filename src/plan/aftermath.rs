@@ -49,6 +49,9 @@ pub fn describe(rung: &Rung, plan: &GuestPlan, was_running: bool) -> Aftermath {
     let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
     let up = if was_running { "RUNNING" } else { "stopped" };
     let again = |what: &str| format!("run the same command again to {what}");
+    let or_back = |next: String| {
+        format!("{next}, or `proxmove abort {source} {target} {name}` to give the move up")
+    };
     let (state, next) = match rung {
         Rung::Untouched => (
             format!("{name} is {up} on {source} as before; nothing was changed"),
@@ -58,30 +61,27 @@ pub fn describe(rung: &Rung, plan: &GuestPlan, was_running: bool) -> Aftermath {
             format!(
                 "{name} is {up} on {source} as before; {name}{CREATING} on {target} holds what was copied"
             ),
-            again("continue copying"),
+            or_back(again("continue copying")),
         ),
         Rung::Precopied => (
             format!(
                 "{name} is {up} on {source} as before; {name}{CREATING} on {target} holds a pre-copy"
             ),
-            again("continue with what changed since"),
+            or_back(again("continue with what changed since")),
         ),
         Rung::Stopped => (
             format!("{name} is STOPPED on {source} under its own name; no data is lost"),
-            format!(
-                "{}, or start {name} on {source} to go back",
-                again("resume at the final delta")
-            ),
+            or_back(again("resume at the final delta")),
         ),
         Rung::Marked => (
             format!("{name} is STOPPED on {source} as {name}{CLONING}; no data is lost"),
-            again("resume at the final delta"),
+            or_back(again("resume at the final delta")),
         ),
         Rung::Synced | Rung::Attached | Rung::TargetNamed => (
             format!(
                 "{name} is STOPPED on {source} as {name}{CLONING}; its data is complete and verified on {target}"
             ),
-            again("finish the switch-over"),
+            or_back(again("finish the switch-over")),
         ),
         Rung::SwitchedOver => (
             format!(

@@ -6,9 +6,10 @@
 //! volume), `decide/zvol.rs` (those of ZFS), `show.rs`.
 
 mod names;
+mod snapshots;
 #[cfg(test)]
 mod tests;
-mod volume;
+pub(crate) mod volume;
 mod zvol;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,11 @@ use crate::plan::check::{self, hosts::Side, space::Demand, state::Snapshots};
 use crate::plan::facts::{
     Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
+use crate::plan::snapshots::SnapshotsPlan;
 use crate::plan::translate::drives::{self, DriveValue};
 use crate::plan::translate::{Input, translate};
 use crate::plan::{
-    ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, rights,
+    Back, ConfigNote, DriveAction, DrivePlan, GuestPlan, MoveRequest, Severity, Verdict, rights,
 };
 use crate::pve::drive::{Bus, Drive, DriveKey, DriveSource};
 use crate::pve::guest::{GuestKind, GuestRef, Power};
@@ -110,7 +112,12 @@ pub fn decide(
 
 fn unused_mappings(request: &MoveRequest, source: &SourceFacts) -> Vec<Verdict> {
     let configs = || source.wanted.values().map(|guest| &guest.detail.config.0);
+    let sections = source
+        .wanted
+        .values()
+        .flat_map(|guest| guest.sections.values());
     let cards = configs()
+        .chain(sections.flatten().map(|section| &section.0))
         .flatten()
         .filter(|(key, _)| key.starts_with("net"))
         .map(|(_, value)| value.as_str());
@@ -182,6 +189,19 @@ impl<'a> Deciding<'a> {
             self.target,
             self.existing,
         ));
+        if let Some(former) = began.and_then(|began| began.former.as_deref()) {
+            draft.verdicts.extend(check::former::all(
+                name,
+                former,
+                &self.target.alias,
+                &self.source.alias,
+            ));
+        }
+        if began.is_none() {
+            draft
+                .verdicts
+                .extend(check::former::unused(name, request, self.target));
+        }
         draft.verdicts.extend(check::state::all(name, guest));
         draft.verdicts.extend(check::devices::all(name, guest));
         let place = match began {
@@ -204,10 +224,10 @@ impl<'a> Deciding<'a> {
             Some(began) => began.mark.onboot,
             None => guest.detail.config.value("onboot") == Some("1"),
         };
-        let snapshots = snapshots(guest, &draft.drives);
-        draft
-            .verdicts
-            .extend(check::state::snapshots(name, guest, snapshots));
+        let onboot_set = match began {
+            Some(began) => began.mark.onboot_set,
+            None => guest.detail.config.value("onboot").is_some(),
+        };
         let slots: BTreeSet<DriveKey> = draft.values.keys().copied().collect();
         let translation = translate(&Input {
             name,
@@ -218,6 +238,7 @@ impl<'a> Deciding<'a> {
             bridges: &request.bridges,
             drives: &slots,
             onboot,
+            root: self.target.user == "root@pam",
         });
         draft.changes.extend(translation.changes);
         draft.verdicts.extend(translation.verdicts);
@@ -227,9 +248,31 @@ impl<'a> Deciding<'a> {
             self.target,
             request,
         ));
-        let pool = self.pool(name, guest, &mut draft);
+        let snapshots = match request.with_snapshots && !request.skip_disks {
+            true => self.snapshots(name, guest, place.vmid, &place.node, &mut draft),
+            false => {
+                let are = where_snapshots_are(guest, &draft.drives);
+                let verdict = check::state::snapshots(name, guest, are);
+                draft.verdicts.extend(verdict);
+                SnapshotsPlan::default()
+            }
+        };
+        let pool = self.pool(name, guest, place.vmid, &mut draft);
         let mut keys = translation.create.clone();
         keys.extend(translation.finish.clone());
+        let back = began.and_then(|began| {
+            let kept = began.mark.kept.as_ref()?;
+            let former = began.former.as_deref();
+            Some(Back::of(kept, &draft.drives, former, &keys))
+        });
+        if let Some(back) = &back {
+            draft.verdicts.extend(check::former::snapshots(
+                name,
+                began.and_then(|began| began.former.as_deref()),
+                &draft.drives,
+                back,
+            ));
+        }
         let used = rights::TargetUse {
             vmid: place.vmid,
             keys: &keys,
@@ -252,8 +295,11 @@ impl<'a> Deciding<'a> {
             finish: translation.finish,
             description: guest.detail.description().to_owned(),
             onboot,
+            onboot_set,
             pool,
+            back,
             drives: draft.drives,
+            snapshots,
             changes: draft.changes,
             verdicts: draft.verdicts,
         })
@@ -283,8 +329,30 @@ impl<'a> Deciding<'a> {
         ));
     }
 
-    fn pool(&self, name: &str, guest: &WantedGuest, draft: &mut Draft) -> Option<PoolId> {
+    fn pool(
+        &self,
+        name: &str,
+        guest: &WantedGuest,
+        vmid: Vmid,
+        draft: &mut Draft,
+    ) -> Option<PoolId> {
         let pool = guest.pool.as_ref()?;
+        let mut there = self.target.guests.iter();
+        let there = there.find(|guest| guest.place.vmid == vmid);
+        if let Some(joined) = there.and_then(|guest| guest.pool.as_ref()) {
+            if joined != pool {
+                draft.verdicts.push(Verdict::warn(
+                    name,
+                    "pool-other",
+                    format!(
+                        "{vmid} is in the pool {joined} of {}, and stays there, not in {pool}",
+                        self.target.alias
+                    ),
+                    format!("afterwards: pvesh set /pools/{pool} --vms {vmid} --allow-move 1"),
+                ));
+            }
+            return None;
+        }
         if self.target.pools.contains(pool) {
             return Some(pool.clone());
         }
@@ -405,7 +473,7 @@ impl<'a> Deciding<'a> {
 }
 
 /// Returns where a guest's snapshots are: beside its volumes when all of them are copied from ZFS to ZFS.
-fn snapshots(guest: &WantedGuest, drives: &[DrivePlan]) -> Snapshots {
+fn where_snapshots_are(guest: &WantedGuest, drives: &[DrivePlan]) -> Snapshots {
     let mut copied = 0;
     for drive in drives {
         match &drive.action {

@@ -12,7 +12,7 @@ use self::zfs::ZfsFacts;
 use crate::config::{SshAddress, StorageConfig, StoragePath};
 use crate::plan::mark::Mark;
 use crate::pve::drive::DriveKey;
-use crate::pve::guest::{GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, owner};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
@@ -60,6 +60,8 @@ pub struct WantedGuest {
     pub ha_state: Option<String>,
     /// Its replication jobs.
     pub replication: Vec<ReplicationJob>,
+    /// Its configuration as each of its snapshots has it, where they are to travel; or why it would not be told.
+    pub sections: BTreeMap<String, Result<GuestConfig, String>>,
     /// The volume behind each drive that has one and would be copied.
     pub volumes: BTreeMap<DriveKey, VolumeFacts>,
 }
@@ -104,6 +106,9 @@ pub struct TargetFacts {
     pub pools: Vec<PoolId>,
     /// The configuration keys the target knows, when it says.
     pub schema: Option<ConfigSchema>,
+    /// The login that may write the configuration files of a node's guests, where snapshots are to travel to it; or why
+    /// there is none.
+    pub node_files: BTreeMap<NodeName, Result<SshAddress, String>>,
     /// VMIDs that are free, the cluster's own suggestion first; at least one per guest.
     pub free_vmids: Vec<Vmid>,
     /// What was not answered.
@@ -193,13 +198,23 @@ pub struct HostFacts {
 /// What all storage hosts said, or why one could not be asked.
 pub type Hosts = BTreeMap<HostKey, Result<HostFacts, String>>;
 
-/// A move that began earlier: its placeholder on the target, and what its notes say.
+/// A guest of the target that a move goes on with: the placeholder of a move that began earlier, and what its notes say;
+/// or the guest's own former self, with what its notes would say.
 #[derive(Clone, Debug)]
 pub struct Existing {
     /// The placeholder, or the finished guest.
     pub target: GuestRef,
     /// What its notes say.
     pub mark: Mark,
+    /// The former self, on a way back that has not begun yet.
+    pub former: Option<Box<GuestDetail>>,
+}
+
+impl Existing {
+    /// Says whether a move has begun.
+    pub fn begun(&self) -> bool {
+        self.former.is_none()
+    }
 }
 
 /// Moves that began earlier, by the guest's name.

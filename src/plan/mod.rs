@@ -4,17 +4,26 @@
 //! them, `translate` makes the target's configuration, `route` chooses engines and routes, `state` and `step` are the
 //! ladder of a move. The plan that is shown is the plan that runs. Read next: `state.rs`.
 
+pub mod abort;
 pub mod aftermath;
+pub mod back;
 pub mod check;
+pub mod claim;
+pub mod cleanup;
 pub mod decide;
+pub mod evacuate;
 pub mod facts;
 pub mod mark;
+pub mod order;
+pub mod restore;
 pub mod rights;
 pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod show;
+pub mod snapshots;
 pub mod state;
+pub mod status;
 pub mod step;
 pub mod translate;
 
@@ -22,9 +31,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::StorageConfig;
+use crate::plan::snapshots::SnapshotsPlan;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
+pub use back::Back;
+
 use crate::transfer::{EngineKind, Format, Route, StreamFlags, Tool, Verify, Zvol};
 use crate::units::{Bandwidth, Bytes};
 
@@ -51,6 +63,10 @@ pub struct MoveRequest {
     pub ignore_exists: bool,
     /// `--allow-plain`: what is encrypted on the source may lie on the target unencrypted.
     pub allow_plain: bool,
+    /// `--with-snapshots`: the guest's own snapshots travel as well.
+    pub with_snapshots: bool,
+    /// `--forget`: nothing is left behind for a way back.
+    pub forget: bool,
     /// `--target-vmid`.
     pub target_vmid: Option<Vmid>,
     /// `--map-bridge SOURCE=TARGET`.
@@ -95,10 +111,16 @@ pub struct GuestPlan {
     pub description: String,
     /// The source's `onboot`.
     pub onboot: bool,
+    /// Whether the source's configuration has `onboot` at all.
+    pub onboot_set: bool,
     /// The pool to join.
     pub pool: Option<PoolId>,
+    /// What becomes of the guest's former self, when it goes back to it.
+    pub back: Option<Back>,
     /// All drives, in the order of their keys.
     pub drives: Vec<DrivePlan>,
+    /// What becomes of its snapshots.
+    pub snapshots: SnapshotsPlan,
     /// What is changed in the configuration, and why; nothing is lost silently.
     pub changes: Vec<ConfigNote>,
     /// Why it may go, may go with a warning, or must not.
@@ -159,6 +181,14 @@ pub struct VolumePlan {
     pub size: Bytes,
     /// Bytes really occupied, when known; the estimate of what must be copied.
     pub used: Option<Bytes>,
+    /// The guest's snapshots that its stream from ZFS to ZFS carries.
+    pub snapshots: Vec<String>,
+    /// Bytes that snapshots add to the copy, beside what is occupied now.
+    pub history: Bytes,
+    /// Whether the target volume was there before, and is overwritten with what differs.
+    pub kept: bool,
+    /// Bytes that changed since a snapshot that both sides have, when there is one.
+    pub changed: Option<Bytes>,
     /// The drive's value on the target, with the volume and all translated properties.
     pub attach: String,
     /// How bytes travel, and why.

@@ -66,6 +66,9 @@ pub(crate) fn summary(node: &str, vmid: u32, name: &str) -> GuestSummary {
         pool: None,
         ha_state: None,
         memory: None,
+        memory_used: None,
+        cpus: None,
+        cpu_used: None,
     }
 }
 
@@ -247,6 +250,7 @@ impl World {
             pool: None,
             ha_state: None,
             replication: Vec::new(),
+            sections: BTreeMap::new(),
             volumes,
         };
         World {
@@ -261,6 +265,8 @@ impl World {
                 wait_before_stop: false,
                 ignore_exists: false,
                 allow_plain: false,
+                with_snapshots: false,
+                forget: false,
                 target_vmid: None,
                 bridges: BTreeMap::new(),
                 storages: BTreeMap::new(),
@@ -295,6 +301,7 @@ impl World {
                 machines: Vec::new(),
                 pools: Vec::new(),
                 schema: None,
+                node_files: BTreeMap::new(),
                 free_vmids: ["126", "127", "128"].map(id).to_vec(),
                 unanswered: Vec::new(),
             },
@@ -374,9 +381,9 @@ impl World {
         found.expect("a host").1
     }
 
-    /// Makes web1 the guest of a move that began earlier, with these volumes on the target.
-    pub(crate) fn began(&mut self, volumes: &[(&str, &str)]) {
-        let mark = Mark {
+    /// Returns the mark of a move of web1 without volumes.
+    pub(crate) fn new_mark() -> Mark {
+        Mark {
             source_cluster: id("apple"),
             source: place("node1", 565),
             name: "web1".to_owned(),
@@ -384,17 +391,62 @@ impl World {
             onboot: true,
             by: "admin@desk".to_owned(),
             since: "2026-01-01T00:00:00Z".to_owned(),
+            onboot_set: true,
+            id: None,
+            order: None,
+            claim: None,
+            volumes: BTreeMap::new(),
+            kept: None,
+        }
+    }
+
+    /// Makes web1 the guest of a move that began earlier, with these volumes on the target.
+    pub(crate) fn began(&mut self, volumes: &[(&str, &str)]) {
+        let mark = Mark {
             volumes: volumes
                 .iter()
                 .map(|(key, volid)| (id(key), id(volid)))
                 .collect(),
+            ..World::new_mark()
         };
         let target = place("node2", 140);
         self.target
             .guests
             .push(summary("node2", 140, "web1--CREATING"));
-        self.existing
-            .insert("web1".to_owned(), Existing { target, mark });
+        self.existing.insert(
+            "web1".to_owned(),
+            Existing {
+                target,
+                mark,
+                former: None,
+            },
+        );
+    }
+
+    /// Lets web1 go back to its former self, 140 on node2, which has these drives.
+    pub(crate) fn goes_back(&mut self, drives: &[(&str, &str)]) {
+        self.began(drives);
+        let existing = self.existing.get_mut("web1").expect("web1");
+        existing.mark.kept = Some(drives.iter().map(|(key, _)| id(key)).collect());
+        let mut config = self.source.wanted["web1"].detail.config.clone();
+        config
+            .0
+            .retain(|key, _| key.parse::<crate::pve::drive::DriveKey>().is_err());
+        for (key, volid) in drives {
+            config
+                .0
+                .insert((*key).to_owned(), format!("{volid},size=50G"));
+        }
+        existing.former = Some(Box::new(GuestDetail {
+            place: place("node2", 140),
+            config,
+            power: Power::Stopped,
+            qmp_status: String::new(),
+            ..self.source.wanted["web1"].detail.clone()
+        }));
+        let retired = summary("node2", 140, "web1--MIGRATED");
+        self.target.guests.pop();
+        self.target.guests.push(retired);
     }
 
     /// Decides.

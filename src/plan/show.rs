@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::plan::check::{Group, grouped};
 use crate::plan::decide::Decision;
+use crate::plan::snapshots::SnapshotsPlan;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, VolumePlan, route};
 use crate::transfer::{EngineKind, Route, StreamFlags, Tool, Verify};
 use crate::units::{Bandwidth, Bytes};
@@ -83,6 +84,9 @@ pub struct ShownGuest {
     pub pool: Option<String>,
     /// Each drive.
     pub drives: Vec<ShownDrive>,
+    /// Its snapshots, where they were to travel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<ShownSnapshot>,
     /// What is different in the configuration.
     pub changes: Vec<ShownChange>,
     /// Bytes to copy, as far as known.
@@ -140,6 +144,24 @@ pub enum ShownDrive {
         /// The slot.
         drive: String,
     },
+}
+
+/// One snapshot of a guest.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShownSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Whether it travels.
+    pub travels: bool,
+    /// Bytes it adds to the copy, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Whether its memory stays behind.
+    pub without_memory: bool,
+    /// Why it stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 /// What is of ZFS about a copy. What does not apply is left out.
@@ -277,6 +299,7 @@ fn shown_guest(request: &MoveRequest, plan: &GuestPlan, assumptions: &Assumption
             .iter()
             .map(|drive| shown_drive(&drive.key.to_string(), &drive.action))
             .collect(),
+        snapshots: shown_snapshots(&plan.snapshots),
         changes: plan
             .changes
             .iter()
@@ -302,11 +325,12 @@ fn sum(plan: &GuestPlan, bytes: fn(&VolumePlan) -> Bytes) -> u64 {
     })
 }
 
-/// Returns the bytes a volume's copy is expected to carry: what is occupied, but no more than its size.
+/// Returns the bytes a volume's copy is expected to carry: what is occupied, but no more than its size, and what its
+/// snapshots add.
 fn expected(volume: &VolumePlan) -> Bytes {
-    volume
-        .used
-        .map_or(volume.size, |used| used.min(volume.size))
+    let used = volume.changed.or(volume.used);
+    let now = used.map_or(volume.size, |used| used.min(volume.size));
+    Bytes(now.0.saturating_add(volume.history.0))
 }
 
 /// Returns the bytes of a volume that are read after the stop: all of an image, none of a stream beside its delta.
@@ -315,6 +339,24 @@ fn read_after_stop(volume: &VolumePlan) -> Bytes {
         EngineKind::Image => expected(volume),
         EngineKind::Zfs => Bytes::ZERO,
     }
+}
+
+fn shown_snapshots(plan: &SnapshotsPlan) -> Vec<ShownSnapshot> {
+    let travelling = plan.travelling.iter().map(|snapshot| ShownSnapshot {
+        name: snapshot.name.clone(),
+        travels: true,
+        bytes: snapshot.bytes.map(|bytes| bytes.0),
+        without_memory: snapshot.without_memory,
+        because: None,
+    });
+    let staying = plan.staying.iter().map(|(name, why)| ShownSnapshot {
+        name: name.clone(),
+        travels: false,
+        bytes: None,
+        without_memory: false,
+        because: Some(why.clone()),
+    });
+    travelling.chain(staying).collect()
 }
 
 fn shown_zfs(volume: &VolumePlan) -> Option<ShownZfs> {

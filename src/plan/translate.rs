@@ -41,6 +41,8 @@ pub struct Input<'a> {
     pub drives: &'a BTreeSet<DriveKey>,
     /// The source's `onboot` before the move.
     pub onboot: bool,
+    /// Whether root itself writes what is translated.
+    pub root: bool,
 }
 
 /// A translated configuration.
@@ -178,7 +180,7 @@ pub fn translate(input: &Input<'_>) -> Translation {
     let mut translator = Translator {
         input: *input,
         fit: Fit::of(input.target),
-        root: input.target.user == "root@pam",
+        root: input.root,
         out: Translation::default(),
     };
     for (key, value) in &input.guest.detail.config.0 {

@@ -1,15 +1,17 @@
 //! The receiving side of a command's stream: checks what arrives, and feeds it to a command here.
 //!
 //! ```text
-//!  input --> unpack, check --> the command's standard input          output --> complaints, and the word of success
+//!  input --> unpack, check --> the command's standard input
+//!                                output --> how much it took in, complaints, and the word of success
 //! ```
 //! The command starts with the first piece, so that a sender that fails at once leaves no trace here. When the stream
 //! breaks off, the command sees an early end of its input and keeps what it has, as `zfs receive -s` does; it is waited
 //! for in any case, so that nothing still writes when this has ended. Only after the sender's word that this was all and
-//! the command's own success is success told. Never decides what to run. Read next: `pour.rs`, `program.rs`.
+//! the command's own success is success told. From time to time another command is run beside it, which has the pool write
+//! out what it got: a machine that loses its power loses only what came since. Never decides what to run. Read next: `pour.rs`, `program.rs`.
 
 use std::io::{Read, Write};
-use std::process::ChildStdin;
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -22,14 +24,25 @@ use super::wire::{self, Frame};
 
 /// Frames decoded ahead of writing: few, since they are lost when the command is killed.
 const QUEUE: usize = 16;
+/// After how many pieces the sender is told: often enough that it never waits for that alone.
+const TELL: u64 = 8;
 /// What errors call the command.
 pub(crate) const NAME: &str = "zfs receive";
 /// How often a command that was told the end is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Runs the command line `run` over the streams from and to a sender.
+/// What to do with a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// The command line that takes it in.
+    pub(crate) run: String,
+    /// The command line that has written out what was taken in, and after how many bytes it is run again.
+    pub(crate) flush: Option<(String, u64)>,
+}
+
+/// Has the streams from and to a sender go to and from a command.
 pub(crate) fn catch(
-    run: &str,
+    order: &Order,
     input: impl Read + Send + 'static,
     mut output: impl Write,
     teller: &Teller,
@@ -42,8 +55,10 @@ pub(crate) fn catch(
         next: 0,
         size: 0,
         digest: blake3::Hasher::new(),
+        flushed: 0,
+        flushing: None,
     };
-    let result = catcher.run(run, teller);
+    let result = catcher.run(order, &mut output, teller);
     match &result {
         Ok(digest) => say(
             &mut output,
@@ -75,11 +90,19 @@ struct Catcher {
     next: u64,
     size: u64,
     digest: blake3::Hasher,
+    /// How much there was when it was last written out, and who does that.
+    flushed: u64,
+    flushing: Option<Child>,
 }
 
 impl Catcher {
-    fn run(&mut self, run: &str, teller: &Teller) -> Result<[u8; 32], PorterError> {
-        let taken = self.take_all(run, teller);
+    fn run(
+        &mut self,
+        order: &Order,
+        output: &mut impl Write,
+        teller: &Teller,
+    ) -> Result<[u8; 32], PorterError> {
+        let taken = self.take_all(order, output, teller);
         let Some((mut program, input)) = self.program.take() else {
             return taken.and_then(|_| {
                 Err(PorterError::Protocol(String::from(
@@ -99,7 +122,12 @@ impl Catcher {
     }
 
     /// Takes pieces until the sender has sent everything.
-    fn take_all(&mut self, run: &str, teller: &Teller) -> Result<[u8; 32], PorterError> {
+    fn take_all(
+        &mut self,
+        order: &Order,
+        output: &mut impl Write,
+        teller: &Teller,
+    ) -> Result<[u8; 32], PorterError> {
         loop {
             let frame = match self.frames.recv_timeout(SILENCE) {
                 Ok(frame) => frame?,
@@ -110,7 +138,12 @@ impl Catcher {
                     self.next += 1;
                     self.size += bytes.len() as u64;
                     self.digest.update(&bytes);
-                    self.feed(run, &bytes)?;
+                    self.feed(&order.run, &bytes)?;
+                    if self.next.is_multiple_of(TELL) {
+                        // A sender that is gone shows where it is listened to, after everything that came from it.
+                        let _ = say(output, &wire::encode(&Frame::Heard { count: self.next }));
+                    }
+                    self.flush(order);
                     let done = self.size;
                     teller.tell_sometimes(|| Line::Check { done });
                 }
@@ -129,6 +162,25 @@ impl Catcher {
                     )));
                 }
             }
+        }
+    }
+
+    /// Has what was taken in written out, when that was so much since and nobody is at it. Failing is no failure: what it
+    /// is for may never happen.
+    fn flush(&mut self, order: &Order) {
+        let Some((line, every)) = &order.flush else {
+            return;
+        };
+        if self.size - self.flushed < *every {
+            return;
+        }
+        let ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
+        if self.flushing.as_mut().is_none_or(ended) {
+            self.flushed = self.size;
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("exec {line}"));
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            self.flushing = command.stderr(Stdio::null()).spawn().ok();
         }
     }
 
@@ -198,7 +250,11 @@ mod tests {
         let take = take.to_owned();
         let catching = std::thread::spawn(move || {
             let output = there.try_clone().expect("a clone");
-            catch(&take, there, output, &teller()).map_err(|error| error.to_string())
+            let order = Order {
+                run: take,
+                flush: None,
+            };
+            catch(&order, there, output, &teller()).map_err(|error| error.to_string())
         });
         let passing = door.map(|(mut from, mut to, cut)| {
             std::thread::spawn(move || {
@@ -270,6 +326,48 @@ mod tests {
         let reason = "zfs receive exited with 1: out of space";
         assert_eq!(caught, Err(reason.to_owned()));
         assert_eq!(poured, Err(reason.to_owned()));
+    }
+
+    #[test]
+    fn no_more_than_so_much_is_on_its_way() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let count = directory.path().join("count");
+        // Takes some, and is killed while the rest waits; what the sender gave away meanwhile is counted.
+        let take = "sh -c 'head -c 1000000 >/dev/null; sleep 2; kill -9 $$'";
+        let make = format!(
+            "sh -c 'dd if=/dev/zero bs=64k count=1000 status=none | tee {}'",
+            count.display()
+        );
+        let (poured, caught) = run(&make, take, None);
+        let reason = "zfs receive was killed by signal 9";
+        assert_eq!(caught, Err(reason.to_owned()));
+        assert_eq!(poured, Err(reason.to_owned()));
+        let made = std::fs::metadata(&count).expect("a file").len();
+        // 4 MiB on their way, 2 MiB read ahead, and what pipes hold.
+        assert!(made > 4_000_000 && made < 8_500_000, "{made}");
+    }
+
+    #[test]
+    fn what_was_taken_in_is_written_out_from_time_to_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("flushed");
+        let order = Order {
+            run: "sh -c 'while head -c 65536 | grep -q .; do sleep 0.01; done'".to_owned(),
+            flush: Some((format!("sh -c 'echo >> {}'", file.display()), 1 << 20)),
+        };
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let output = there.try_clone().expect("a clone");
+        let catching = std::thread::spawn(move || catch(&order, there, output, &teller()));
+        let order = pour::Order {
+            run: "sh -c 'yes | head -c 8388608'".to_owned(),
+            total: 0,
+            limit: None,
+        };
+        let input = here.try_clone().expect("a clone");
+        pour(&order, input, here, &teller()).expect("no trouble");
+        catching.join().expect("no panic").expect("no trouble");
+        let times = std::fs::metadata(&file).expect("a file").len();
+        assert!((1..=8).contains(&times), "{times}");
     }
 
     #[test]

@@ -91,6 +91,10 @@ pub(crate) fn claim(
     manifest.header.layout = layout;
     manifest.header.inode = Some(device.guid);
     manifest.header.size = Some(size);
+    if !known {
+        // One that was not made for this pass may hold much of what is to come.
+        manifest.header.unread = !device.fresh;
+    }
     manifest.write_header()?;
     if device.fresh && !known {
         manifest.write(0, chunks_of(size), Fingerprint::ZERO)?;

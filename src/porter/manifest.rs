@@ -45,6 +45,10 @@ pub(crate) struct Header {
     pub(crate) chunk: u64,
     /// The running kernel's boot, while a pass that keeps metadata in memory (guest layout) is at work; else empty.
     pub(crate) writing_since: String,
+    /// Whether the volume was there before its manifest, and nobody has read all of it yet: then its content is told from
+    /// the disk, since what is not claimed need not differ.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unread: bool,
 }
 
 /// An open manifest.
@@ -140,6 +144,7 @@ impl Manifest {
                 made_directory: false,
                 chunk: CHUNK as u64,
                 writing_since: String::new(),
+                unread: false,
             },
         };
         manifest.write_header()?;

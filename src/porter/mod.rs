@@ -7,6 +7,7 @@
 //!  proxmove porter catch ...     runs a command, feeds it what was sent              (target host)
 //!  proxmove porter observe ...   what is there of a target                           (target host)
 //!  proxmove porter state ...     size and times of a source                          (source host)
+//!  proxmove porter scan ...      the digests of a volume                             (both)
 //!  proxmove porter discard ...   removes a target volume that is ours                (target host)
 //!  proxmove porter tidy ...      removes our own files of a pair                     (both)
 //! ```
@@ -39,6 +40,7 @@ mod prove;
 mod qcow2;
 mod question;
 mod receive;
+mod scan;
 mod seal;
 mod send;
 mod target;
@@ -52,11 +54,13 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+pub(crate) use chunk::CHUNK;
 pub(crate) use chunk::hex;
 pub(crate) use direct::{LONGEST_MESSAGE, SETUP, message};
 pub(crate) use error::Report;
 pub(crate) use pace::Bucket;
 pub(crate) use places::Target;
+pub(crate) use scan::SPAN;
 pub(crate) use seal::SourceState;
 pub(crate) use tell::{Counts, Line};
 
@@ -114,22 +118,36 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
                 places: options.places()?,
                 image: options.is_image()?,
                 adopt: options.has("adopt"),
+                kept: options.has("kept"),
                 device: options.device()?,
             };
             receive::receive(&order, std::io::stdin(), std::io::stdout(), teller)
         }
         "pour" => pour(&options, teller),
-        "catch" => catch::catch(
-            options.get("run")?,
-            std::io::stdin(),
-            std::io::stdout(),
-            teller,
-        ),
+        "catch" => {
+            let order = catch::Order {
+                run: options.get("run")?.to_owned(),
+                flush: match options.number("every")? {
+                    Some(every) => Some((options.get("flush")?.to_owned(), every)),
+                    None => None,
+                },
+            };
+            catch::catch(&order, std::io::stdin(), std::io::stdout(), teller)
+        }
         "state" => print(&SourceState::of(&options.path()?)?.to_json()),
         "observe" => {
             let target = places::observe(&options.path()?, &options.places()?, options.device()?)?;
             print(&serde_json::to_vec(&target).unwrap_or_default())
         }
+        "scan" => match options.number("span")? {
+            None => scan::scan(&options.path()?, options.is_image()?, std::io::stdout()),
+            Some(span) => scan::chunks(
+                &options.path()?,
+                options.is_image()?,
+                span,
+                std::io::BufWriter::new(std::io::stdout()),
+            ),
+        },
         "discard" => places::discard(&options.path()?, &options.places()?),
         "tidy" => places::tidy(&options.places()?),
         other => Err(PorterError::Usage(format!("no porter command '{other}'"))),

@@ -26,6 +26,8 @@ struct Permitted {
     heard: AtomicU64,
     /// Questions asked.
     asked: AtomicU64,
+    /// Pieces of a stream sent to a catcher.
+    poured: AtomicU64,
 }
 
 /// The way in.
@@ -35,6 +37,7 @@ pub(crate) struct Peer {
     runs: VecDeque<(Fingerprint, u64)>,
     answers: VecDeque<(u64, Vec<PagePrint>)>,
     used: u64,
+    caught: u64,
     ended: bool,
 }
 
@@ -56,6 +59,7 @@ impl Peer {
             permitted: Arc::clone(&permitted),
             told: 0,
             answered: 0,
+            caught: 0,
             ended: false,
         };
         std::thread::spawn(move || {
@@ -90,6 +94,7 @@ impl Peer {
             runs: VecDeque::new(),
             answers: VecDeque::new(),
             used: 0,
+            caught: 0,
             ended: false,
         }
     }
@@ -161,6 +166,24 @@ impl Peer {
         }
     }
 
+    /// Notes that a piece of a stream is sent, `number` with it, and returns how many the catcher has passed on.
+    pub(crate) fn poured(&mut self, number: u64) -> Result<u64, PorterError> {
+        self.permitted.poured.store(number, Ordering::Relaxed);
+        while let Ok(frame) = self.incoming.try_recv() {
+            self.take(frame?)?;
+        }
+        Ok(self.caught)
+    }
+
+    /// Waits for a sign of the catcher's, for so long.
+    pub(crate) fn await_catcher(&mut self, patience: Duration) -> Result<(), PorterError> {
+        match self.incoming.recv_timeout(patience) {
+            Ok(frame) => self.take(frame?),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(PorterError::Gone),
+        }
+    }
+
     /// Waits for the receiver's verdict.
     pub(crate) fn wait(&mut self, patience: Duration) -> Waited {
         let deadline = Instant::now() + patience;
@@ -191,6 +214,7 @@ impl Peer {
             }
             Frame::HaveEnd => self.ended = true,
             Frame::Prints { index, prints } => self.answers.push_back((index, prints)),
+            Frame::Heard { count } => self.caught = count,
             Frame::Fail(report) => return Err(peer_error(&report)),
             _ => return Err(unexpected()),
         }
@@ -215,6 +239,7 @@ struct Limits {
     permitted: Arc<Permitted>,
     told: u64,
     answered: u64,
+    caught: u64,
     ended: bool,
 }
 
@@ -225,12 +250,15 @@ impl Limits {
             Frame::HaveRun { .. } => self.told += 1,
             Frame::Prints { .. } => self.answered += 1,
             Frame::HaveEnd if !self.ended => self.ended = true,
+            // Each says more than the one before, and none more than there is: so there are not too many.
+            Frame::Heard { count } if *count > self.caught => self.caught = *count,
             Frame::Done { .. } | Frame::Fail(_) => {}
             _ => return Err(unexpected()),
         }
         let heard = self.permitted.heard.load(Ordering::Relaxed);
         let asked = self.permitted.asked.load(Ordering::Relaxed);
-        if self.told > heard + HAVE_AHEAD || self.answered > asked {
+        let poured = self.permitted.poured.load(Ordering::Relaxed);
+        if self.told > heard + HAVE_AHEAD || self.answered > asked || self.caught > poured {
             return Err(PorterError::Protocol(String::from("more than it may")));
         }
         Ok(frame)

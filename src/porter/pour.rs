@@ -6,7 +6,8 @@
 //! ```
 //! The pieces travel as chunks (`wire.rs`), numbered from zero, each with its fingerprint. The end is a frame of its own,
 //! sent only after the command ended well: a stream that was cut off can never look complete. Pieces are not kept; who
-//! wants to continue a broken stream starts another command. Never decides what to run. Read next: `catch.rs`,
+//! wants to continue a broken stream starts another command. Of what was sent no more than [`AHEAD`] is on its way at any
+//! time, since that is what has to be sent again when the other end is killed. Never decides what to run. Read next: `catch.rs`,
 //! `program.rs`.
 
 use std::io::{Read, Write};
@@ -36,6 +37,9 @@ pub(crate) struct Order {
     pub(crate) limit: Option<u64>,
 }
 
+/// Pieces sent that the other side's command has not taken in yet: 4 MiB, as much as the buffers of two SSH connections
+/// hold anyway, so that it is never these that a fast line waits for.
+const AHEAD: u64 = 64;
 /// Pieces read ahead of sending.
 const QUEUE: usize = 32;
 /// How long the command may write nothing. Looking for what changed in a large volume takes minutes at most.
@@ -77,6 +81,8 @@ pub(crate) fn pour(
                 let _ = pass.line.push(wire::encode(&Frame::Fail(report)));
             }
             pass.line.close();
+            // What was sent in vain is told as well.
+            teller.tell(&Line::Progress(meter.counts()));
             Err(error)
         }
     }
@@ -109,6 +115,7 @@ impl Pass {
                     heard = Instant::now();
                     digest.update(&piece);
                     size += piece.len() as u64;
+                    self.await_room(teller)?;
                     self.piece(&piece)?;
                     self.meter.scanned.store(size, Ordering::Relaxed);
                     self.meter.carried.store(size, Ordering::Relaxed);
@@ -154,6 +161,15 @@ impl Pass {
             }
             teller.tell(&Line::Progress(self.meter.counts()));
         }
+    }
+
+    /// Waits until the other side has passed enough on. That it does nothing for too long is noticed by who sees both.
+    fn await_room(&mut self, teller: &Teller) -> Result<(), PorterError> {
+        while self.next - self.peer.poured(self.next + 1)? >= AHEAD {
+            self.peer.await_catcher(HEARTBEAT)?;
+            teller.tell_sometimes(|| Line::Progress(self.meter.counts()));
+        }
+        Ok(())
     }
 
     fn piece(&mut self, bytes: &[u8]) -> Result<(), PorterError> {

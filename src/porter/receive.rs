@@ -51,6 +51,8 @@ pub(crate) struct Order {
     pub(crate) image: bool,
     /// Whether a volume without a manifest is ours, too.
     pub(crate) adopt: bool,
+    /// Whether such a volume is complete, as a guest left it: an image is then written on instead of made anew.
+    pub(crate) kept: bool,
     /// What the engine says of a target that is a block device.
     pub(crate) device: Option<Device>,
 }
@@ -192,8 +194,10 @@ impl Pass {
         let mut disk: Box<dyn Disk> = if image {
             // From here on a crash of the machine may leave an image whose tables are half written.
             manifest.set_writing(true)?;
-            // Whether its tables were written to their end, only the lost manifest knew.
-            if claimed.fresh || claimed.adopted {
+            // Whether its tables were written to their end, only the lost manifest knew; a guest leaves them in order.
+            if claimed.fresh || (claimed.adopted && !order.kept) {
+                manifest.header.unread = false;
+                manifest.write_header()?;
                 Box::new(Image::create(claimed.file, path, size)?)
             } else {
                 let image = Image::open_writable(claimed.file, path)?;
@@ -369,7 +373,8 @@ impl Pass {
             sync_directory(path)?;
         }
         let mut manifest = Arc::into_inner(manifest).ok_or(PorterError::Gone)?;
-        if !manifest.header.writing_since.is_empty() {
+        if !manifest.header.writing_since.is_empty() || manifest.header.unread {
+            manifest.header.unread = false;
             manifest.set_writing(false)?;
         }
         if purpose != Purpose::Precopy {
@@ -399,7 +404,7 @@ impl Pass {
         let heard = Arc::clone(&self.heard);
         let manifest = Arc::clone(&self.manifest);
         let chunks = chunks_of(self.size);
-        if self.purpose != Purpose::FinalFull {
+        if self.purpose != Purpose::FinalFull && !manifest.header.unread {
             return Ok(std::thread::spawn(move || {
                 tell_claims(&manifest, chunks, &output, &heard)
             }));

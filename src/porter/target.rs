@@ -170,6 +170,7 @@ pub(crate) fn claim(
                     || manifest.broken_off_by_a_crash();
                 if fresh {
                     manifest.forget_all()?;
+                    manifest.header.unread = false;
                 }
                 manifest.header.layout = layout;
                 note_inode(&mut manifest, &file, path)?;
@@ -182,6 +183,7 @@ pub(crate) fn claim(
             }
             Owner::Nobody => {
                 manifest.forget_all()?;
+                manifest.header.unread = false;
                 manifest.header.path = path.display().to_string();
                 manifest.header.layout = layout;
                 manifest.header.inode = None;
@@ -245,6 +247,7 @@ fn take_over(path: &Path, mut manifest: Manifest, layout: Layout) -> Result<Clai
     manifest.forget_all()?;
     manifest.header.path = path.display().to_string();
     manifest.header.layout = layout;
+    manifest.header.unread = true;
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -30,6 +30,7 @@ struct Lab {
     target_image: bool,
     limit: Option<u64>,
     adopt: bool,
+    kept: bool,
 }
 
 impl Lab {
@@ -43,6 +44,7 @@ impl Lab {
             target_image: false,
             limit: None,
             adopt: false,
+            kept: false,
             root,
         }
     }
@@ -76,6 +78,7 @@ impl Lab {
             places: self.places(),
             image: self.target_image,
             adopt: self.adopt,
+            kept: self.kept,
             device: None,
         };
         let (data_out, data_in) = io::pipe().expect("pipe");
@@ -465,7 +468,8 @@ fn a_volume_whose_manifest_was_lost_is_adopted_when_it_is_vouched_for() {
         assert_eq!(seen, Target::Foreign);
         lab.adopt = true;
         let pass = lab.pass(purpose);
-        if purpose == Purpose::FinalFull && !target_image {
+        // Whatever the pass, what is there is read and not carried; only an image may be half written.
+        if !target_image {
             let little = PAGE as u64 + CHUNK as u64;
             assert!(pass.counts.carried <= little, "{:?}", pass.counts);
         } else {
@@ -475,6 +479,51 @@ fn a_volume_whose_manifest_was_lost_is_adopted_when_it_is_vouched_for() {
         let last = lab.pass(Purpose::FinalFull);
         assert_eq!((last.counts.carried, last.repaired), (0, 0));
         assert!(lab.sealed());
+        if !target_image {
+            lab.same();
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_was_kept_is_read_and_written_on_until_it_was_read_to_its_end() {
+    for (purpose, target_image) in [
+        (Purpose::Precopy, false),
+        (Purpose::FinalTransfer, false),
+        (Purpose::FinalFull, false),
+        (Purpose::Precopy, true),
+        (Purpose::FinalFull, true),
+    ] {
+        let mut lab = Lab::new();
+        lab.target_image = target_image;
+        noise(&lab.source, 0, 8 * MIB, 1);
+        lab.pass(Purpose::FinalFull);
+        places::tidy(&lab.places()).expect("the move ends");
+        let inode = fs::metadata(&lab.target).expect("a target").ino();
+        noise(&lab.source, MIB, 10, 2);
+        set_length(&lab.source, 9 * MIB);
+        (lab.adopt, lab.kept) = (true, true);
+        // A first pass that is cut off leaves a manifest that claims nothing yet, and the volume is still read.
+        let manifest = super::manifest::Manifest::create_locked(
+            &lab.places().manifest(),
+            &lab.target,
+            if target_image {
+                Layout::Guest
+            } else {
+                Layout::File
+            },
+        )
+        .expect("a manifest");
+        drop(manifest);
+        let pass = lab.pass(purpose);
+        assert!(
+            pass.counts.carried <= 2 * CHUNK as u64,
+            "{purpose:?} {:?}",
+            pass.counts
+        );
+        let last = lab.pass(Purpose::FinalFull);
+        assert_eq!((last.counts.carried, last.repaired), (0, 0));
+        assert_eq!(fs::metadata(&lab.target).expect("a target").ino(), inode);
         if !target_image {
             lab.same();
         }
@@ -825,6 +874,7 @@ fn what_the_disk_did_not_keep_is_named_by_its_offset() {
         places: lab.places(),
         image: false,
         adopt: false,
+        kept: false,
         device: None,
     };
     let mut touched = super::prove::Touched::new(64);

@@ -91,7 +91,8 @@ pub(crate) enum Frame {
     Ask { index: u64 },
     /// Sender: some pages of a chunk.
     Patch(Patch),
-    /// Sender: so many fingerprints and runs of them, since the beginning, were made use of.
+    /// Sender: so many fingerprints and runs of them, since the beginning, were made use of. Catcher: so many pieces of the
+    /// stream, since the beginning, were passed on.
     Heard { count: u64 },
     /// Sender: nothing to say, but alive.
     Alive,

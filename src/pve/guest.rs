@@ -17,6 +17,16 @@ pub enum GuestKind {
     Lxc,
 }
 
+impl GuestKind {
+    /// Returns the configuration key that holds the name: `name`, or `hostname` for a container.
+    pub fn name_key(self) -> &'static str {
+        match self {
+            GuestKind::Qemu => "name",
+            GuestKind::Lxc => "hostname",
+        }
+    }
+}
+
 impl fmt::Display for GuestKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -69,6 +79,12 @@ pub struct GuestSummary {
     pub ha_state: Option<String>,
     /// Configured memory in bytes.
     pub memory: Option<crate::units::Bytes>,
+    /// Memory in use on the node: what the guest costs it, where the release tells, else what the guest uses itself.
+    pub memory_used: Option<crate::units::Bytes>,
+    /// Its virtual CPUs.
+    pub cpus: Option<u32>,
+    /// How much of them is in use.
+    pub cpu_used: Option<crate::units::Cores>,
 }
 
 /// A guest's configuration: keys to values as Proxmox VE shows them, numbers as text.
@@ -110,10 +126,14 @@ pub struct PendingChange {
 }
 
 /// One snapshot of a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestSnapshot {
     /// Its name.
     pub name: String,
+    /// The snapshot it comes from.
+    pub parent: Option<String>,
+    /// When it was taken, in seconds since 1970.
+    pub taken: u64,
     /// Whether it holds the guest's memory.
     pub with_memory: bool,
 }
@@ -142,9 +162,10 @@ pub struct GuestDetail {
 }
 
 impl GuestDetail {
-    /// Returns its configured name, or an empty text.
+    /// Returns its configured name, or an empty text. Containers have theirs in another key.
     pub fn name(&self) -> &str {
-        self.config.value("name").unwrap_or_default()
+        let key = self.place.kind.name_key();
+        self.config.value(key).unwrap_or_default()
     }
 
     /// Returns its notes, or an empty text.

@@ -107,6 +107,24 @@ pub enum Event {
     },
     /// A guest's move ended well.
     MoveDone(Summary),
+    /// A guest's move was walked back: the source is as it was.
+    MoveAborted {
+        /// The guest's name.
+        guest: String,
+        /// `apple/565`.
+        source: String,
+        /// `banana/126 on node2`.
+        target: String,
+        /// What was left where.
+        left: Vec<String>,
+    },
+    /// All guests of a command have been dealt with; told when there was more than one.
+    BatchDone {
+        /// How each guest ended, in order.
+        guests: Vec<GuestEnd>,
+        /// The exit code of all: the worst.
+        exit_code: u8,
+    },
     /// A guest's move ended badly or was refused.
     MoveFailed {
         /// The guest's name.
@@ -120,6 +138,19 @@ pub enum Event {
         /// The exit code this failure stands for.
         exit_code: u8,
     },
+}
+
+/// How one guest of several ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GuestEnd {
+    /// The guest's name.
+    pub guest: String,
+    /// The exit code this end stands for.
+    pub exit_code: u8,
+    /// How things are now.
+    pub state: String,
+    /// What to type next; empty for nothing.
+    pub next: String,
 }
 
 /// The end of a good move.

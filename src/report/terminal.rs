@@ -91,12 +91,15 @@ impl Terminal {
             Event::PassDone { guest, drive, .. } => {
                 self.forget(&mut inner, |of, which| of == guest && which == drive);
             }
-            Event::MoveDone(super::Summary { guest, .. }) | Event::MoveFailed { guest, .. } => {
+            Event::MoveDone(super::Summary { guest, .. })
+            | Event::MoveAborted { guest, .. }
+            | Event::MoveFailed { guest, .. } => {
                 self.forget(&mut inner, |of, _| of == guest);
             }
             Event::MoveStarted { .. }
             | Event::StepStarted { .. }
             | Event::Notice { .. }
+            | Event::BatchDone { .. }
             | Event::Warning { .. } => {}
         }
         let text = match words::words(event, self.colour) {

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Event, PassKind, Summary};
+use super::{Event, GuestEnd, PassKind, Summary};
 use crate::error::{self, Colour, GREEN, YELLOW};
 use crate::units::Bytes;
 
@@ -61,6 +61,27 @@ pub(super) fn words(event: &Event, colour: Colour) -> Option<Words> {
             &format!("{} {text}", colour.paint(YELLOW, "warning:")),
         )),
         Event::MoveDone(summary) => Words::Block(summary_text(summary, colour)),
+        Event::MoveAborted {
+            guest,
+            source,
+            target,
+            left,
+        } => {
+            let done = colour.paint(GREEN, "brought back");
+            let rest = if left.is_empty() {
+                "nothing"
+            } else {
+                "something"
+            };
+            let mut out = format!(
+                "{guest}: {done} to {source}, as it was; {rest} of the move is left on {target}\n"
+            );
+            for left in left {
+                let _ = writeln!(out, "  {:<9} {left}", "left");
+            }
+            Words::Block(out)
+        }
+        Event::BatchDone { guests, .. } => Words::Block(batch_text(guests, colour)),
         Event::MoveFailed {
             error,
             state,
@@ -76,6 +97,32 @@ fn about(guest: Option<&str>, text: &str) -> String {
         Some(guest) => format!("{guest}: {text}"),
         None => text.to_owned(),
     }
+}
+
+/// Returns how several guests ended, a line each, and what to type next for those that did not end well.
+fn batch_text(guests: &[GuestEnd], colour: Colour) -> String {
+    let good = guests.iter().filter(|end| end.exit_code == 0).count();
+    let mut out = format!(
+        "{} guests: {good} done, {} not\n",
+        guests.len(),
+        guests.len() - good
+    );
+    let width = guests
+        .iter()
+        .map(|end| end.guest.chars().count())
+        .max()
+        .unwrap_or(0);
+    for end in guests {
+        let word = match end.exit_code {
+            0 => colour.paint(GREEN, "done"),
+            code => colour.paint(YELLOW, &format!("exit {code}")),
+        };
+        let _ = writeln!(out, "  {:<width$}  {word}  {}", end.guest, end.state);
+        if end.exit_code != 0 && !end.next.is_empty() {
+            let _ = writeln!(out, "  {:<width$}  next: {}", "", end.next);
+        }
+    }
+    out
 }
 
 /// Returns what a pass is called: `pre-copy 2`, `final delta`.

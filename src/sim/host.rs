@@ -9,6 +9,7 @@
 
 mod command;
 mod embedded;
+pub mod faults;
 mod gate;
 mod openssh;
 #[cfg(test)]
@@ -22,6 +23,13 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey};
+
+/// The directory below a host's own where programs of the host itself are, found before those of this machine.
+pub const PROGRAMS: &str = "bin";
+
+/// The file below a host's own directory that says it has no power: nobody can log in, nothing is run. It may be a link to
+/// where that is known.
+pub const POWERED_OFF: &str = "powered-off";
 
 /// Which SSH server a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +45,8 @@ pub enum Server {
 pub struct HostSettings {
     /// The host's name, for messages.
     pub name: String,
-    /// An existing directory that belongs to the host: its HOME, and where its own files go.
+    /// An existing directory that belongs to the host: its HOME, and where its own files go. When there is `etc/pve` in it,
+    /// commands of the embedded server find that at /etc/pve, and `var/lock/qemu-server` where a node has it.
     pub directory: PathBuf,
     /// Public keys that may log in, as lines of an authorized_keys file.
     pub authorized_keys: Vec<String>,
@@ -170,6 +179,14 @@ impl SimHost {
         match &self.running {
             Running::Embedded(server) => server.received(),
             Running::OpenSsh(_) => BTreeMap::new(),
+        }
+    }
+
+    /// Returns the rules and the record of commands; only the server of this process has them.
+    pub fn commands(&self) -> Option<&faults::CommandFaults> {
+        match &self.running {
+            Running::Embedded(server) => Some(&server.faults),
+            Running::OpenSsh(_) => None,
         }
     }
 

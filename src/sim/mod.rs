@@ -1,14 +1,15 @@
 //! A simulated Proxmox VE: clusters that answer over real HTTPS, with real disk images behind them.
 //!
 //! For `proxmove demo`, for the tests, and for rehearsing. It is never kinder than the real thing: what Proxmox VE
-//! refuses, it refuses in the same words. It does not migrate, snapshot, clone, back up or run containers. Read next:
+//! refuses, it refuses in the same words. It does not clone, back up or save memory, and nothing runs inside its containers. Read next:
 //! [`world`] (the state), [`api`] (the answers), [`host`] (SSH servers), [`guest`] (what running guests write),
-//! [`players`] (who plays them), [`stage`] (all of it together, with an operator's home), [`site`] (one cluster on a
+//! [`players`] (who plays them), [`orders`] (what nodes and colleagues do), [`stage`] (all of it together, with an operator's home), [`site`] (one cluster on a
 //! storage machine).
 
 pub mod api;
 pub mod guest;
 pub mod host;
+pub mod orders;
 pub mod players;
 pub mod site;
 pub mod stage;
@@ -128,6 +129,7 @@ impl Simulation {
             simulation.clusters.push(cluster);
         }
         simulation.keep_broadcasting(Duration::from_millis(scenario.pace.broadcast.max(1)));
+        simulation.keep_managing(Duration::from_millis(scenario.pace.ha.max(1)));
         simulation.play_running_guests();
         Ok(simulation)
     }
@@ -186,18 +188,39 @@ impl Simulation {
         };
         drop(world);
         let tls = acceptor(&certificate)?;
-        let server = Server {
-            world: self.world.clone(),
-            place,
-            machine: self.machine.clone(),
-            faults: self.faults.clone(),
-        };
+        let server = self.server(place);
         if let Some(runtime) = &self.runtime {
             let _inside = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener)?;
             runtime.spawn(server.serve(listener, tls));
         }
         Ok(described)
+    }
+
+    fn server(&self, place: usize) -> Server {
+        Server {
+            world: self.world.clone(),
+            place,
+            machine: self.machine.clone(),
+            faults: self.faults.clone(),
+        }
+    }
+
+    /// Has the HA manager and the nodes do their rounds, and nodes go down and come up as they were asked to.
+    fn keep_managing(&self, every: Duration) {
+        let Some(runtime) = &self.runtime else {
+            return;
+        };
+        let places = self.world().clusters.len();
+        let servers: Vec<Server> = (0..places).map(|place| self.server(place)).collect();
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                for server in &servers {
+                    orders::round(server);
+                }
+            }
+        });
     }
 
     fn keep_broadcasting(&self, every: Duration) {

@@ -59,6 +59,8 @@ enum Order {
     },
     /// Tells how a guest is.
     Guest { vmid: u32 },
+    /// Tells which guests run.
+    Running,
     /// Tells which requests were made that would change something, and forgets them.
     Requests,
 }
@@ -137,6 +139,13 @@ impl Site {
         match order {
             Order::Write { vmid, rate, ledger } => self.write(vmid, rate, ledger),
             Order::Guest { vmid } => self.describe(vmid),
+            Order::Running => {
+                let world = self.simulation.world();
+                let guests = world.clusters.iter().flat_map(|cluster| &cluster.guests);
+                let running = guests.filter(|(_, guest)| guest.run.is_some());
+                let vmids: Vec<u32> = running.map(|(vmid, _)| *vmid).collect();
+                Ok(json!({"running": vmids}))
+            }
             Order::Requests => {
                 let faults = self.simulation.faults();
                 let writes: Vec<String> = faults

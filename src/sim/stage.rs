@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Simulation;
 use super::guest::{Ledger, Verdict};
-use super::host::{HostSettings, Server, SimHost, generate_key};
+use super::host::{HostSettings, POWERED_OFF, PROGRAMS, Server, SimHost, generate_key};
+use super::orders::install_programs;
 use super::players::{Play, Players};
 use super::world::machine::GuestMachine;
 use super::world::scenario::{ClusterSpec, Scenario, StorageSpec};
@@ -62,13 +64,24 @@ impl Stage {
         std::fs::create_dir(&clusters)?;
         let machine = Arc::clone(&players) as Arc<dyn GuestMachine>;
         let simulation = Simulation::start_in(settings.scenario.clone(), machine, &clusters)?;
+        let specs = &settings.scenario.clusters;
         let mut hosts = BTreeMap::new();
         let mut known_hosts = String::new();
         for cluster in &simulation.clusters {
             for node in &cluster.nodes {
                 let name = format!("{}-{}", cluster.alias, node.name);
                 let own = directory.path().join("hosts").join(&name);
-                std::fs::create_dir_all(&own)?;
+                std::fs::create_dir_all(own.join("etc/pve"))?;
+                let files = clusters.join(&cluster.alias).join("pmxcfs");
+                symlink(files.join("nodes"), own.join("etc/pve/nodes"))?;
+                symlink(format!("nodes/{}", node.name), own.join("etc/pve/local"))?;
+                if let Some(spec) = specs.iter().find(|spec| spec.alias == cluster.alias) {
+                    let programs = own.join(PROGRAMS);
+                    let directory = simulation.directory.join(&cluster.alias);
+                    install_programs(&programs, &directory, spec, &node.name)?;
+                    let off = directory.join(format!("{}.powered-off", node.name));
+                    std::os::unix::fs::symlink(off, own.join(POWERED_OFF))?;
+                }
                 let host = SimHost::start(HostSettings {
                     name: name.clone(),
                     directory: own,
@@ -131,6 +144,41 @@ impl Stage {
         ledger.check(&images).map_err(io::Error::other)
     }
 
+    /// Has a guest that was moved go on writing where its source ended; with a rate of 0, has it stop writing at its next
+    /// start.
+    pub fn go_on(&self, source: (&str, u32), guest: (&str, u32), rate: u64) -> io::Result<()> {
+        let ledger = self.ledger(source.0, source.1);
+        let mut world = self.simulation.world();
+        let cluster = world
+            .clusters
+            .iter_mut()
+            .find(|known| known.alias == guest.0);
+        let cluster = cluster.ok_or_else(|| io::Error::other("there is no such cluster"))?;
+        let found = cluster.guests.get_mut(&guest.1);
+        let found = found.ok_or_else(|| io::Error::other("there is no such guest"))?;
+        let writes = found.run.is_some() && found.write_rate > 0;
+        found.write_rate = rate;
+        if rate == 0 || writes {
+            return Ok(());
+        }
+        let found = found.clone();
+        if let Some(ledger) = ledger {
+            self.players.remember(guest.0, guest.1, ledger);
+        }
+        if found.run.is_some() {
+            self.players.start(&cluster.running_guest(&found));
+        }
+        match self.players.trouble(guest.0, guest.1) {
+            Some(trouble) => Err(io::Error::other(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many records a guest has completed since it was started last.
+    pub fn completed(&self, cluster: &str, vmid: u32) -> u64 {
+        self.players.completed(cluster, vmid)
+    }
+
     fn write_proxmoverc(&self, scenario: &Scenario) -> io::Result<()> {
         let mut text = String::from("; written by proxmove sim\n");
         for (cluster, spec) in self.simulation.clusters.iter().zip(&scenario.clusters) {
@@ -156,7 +204,16 @@ impl Stage {
                     else {
                         continue;
                     };
-                    let path = node.root.join(storage.path.trim_start_matches('/'));
+                    // All nodes see one and the same directory of a storage that is shared.
+                    let root = match storage.shared {
+                        true => &self
+                            .simulation
+                            .directory
+                            .join(&cluster.alias)
+                            .join("shared"),
+                        false => &node.root,
+                    };
+                    let path = root.join(storage.path.trim_start_matches('/'));
                     let temp = path.join("temp");
                     std::fs::create_dir_all(&temp)?;
                     let _ = writeln!(

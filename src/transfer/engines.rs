@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::image::ImageEngine;
 use super::zfs::ZfsEngine;
-use super::{Engine, EngineKind, Pair, Pass, PassReport, Progress, TransferError, VolumeState};
+use super::{Engine, EngineKind, Kept, Pair, Pass, PassReport, Tell, TransferError, VolumeState};
 
 /// The engines of a run.
 pub struct Engines {
@@ -68,11 +68,15 @@ impl Engine for Engines {
         self.of(pair).observe(pair).await
     }
 
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        self.of(pair).look_back(pair).await
+    }
+
     async fn carry(
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
         self.of(pair).carry(pair, pass, tell).await
     }

@@ -7,7 +7,7 @@
 //! foreign. Read next: `device.rs` (zvols), `carry.rs`, `upload.rs`, then `porter/mod.rs`; `stock.rs` for hosts where no
 //! porter can run.
 
-mod arguments;
+pub(super) mod arguments;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,7 +22,8 @@ use super::lines::{About, Side, most_telling};
 use super::porters::Porters;
 use super::upload::{self, shell};
 use super::{
-    End, Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState, stock,
+    End, Engine, Kept, News, Pair, Pass, PassReport, Progress, Tell, Tool, TransferError,
+    VolumeState, stock,
 };
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
@@ -33,6 +34,11 @@ use crate::units::Bytes;
 const GLANCE: &str = r#"test -e "$1" || test -L "$1" || { echo absent; exit 0; }
 test -e "$2/proxmove-$3.manifest" || { echo foreign; exit 0; }
 stat -c 'there %b %B' -- "$1""#;
+
+/// Says of a file when it was written to, and what its host takes the time for.
+const LOOK_BACK: &str = r#"test -e "$1" || test -L "$1" || { echo missing; exit 0; }
+test -f "$1" && ! test -L "$1" || { echo unfit; exit 0; }
+echo "there $(stat -c %Y -- "$1") $(date +%s)""#;
 
 /// Removes our files of a pair, and drafts and private directories that killed passes left.
 ///
@@ -68,6 +74,18 @@ impl ImageEngine {
         self.porters.clone()
     }
 
+    /// Runs a porter command that only reads, for as long as it says something.
+    pub(super) async fn porter_reads(
+        &self,
+        pair: &Pair,
+        side: Side,
+        operation: &'static str,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, TransferError> {
+        self.porter_for(pair, side, operation, arguments, super::carry::PATIENCE)
+            .await
+    }
+
     /// Runs a short porter command and returns what it printed. Puts a porter that was removed back, once.
     async fn porter(
         &self,
@@ -76,6 +94,18 @@ impl ImageEngine {
         operation: &'static str,
         arguments: &[&str],
     ) -> Result<Vec<u8>, TransferError> {
+        self.porter_for(pair, side, operation, arguments, upload::PATIENCE)
+            .await
+    }
+
+    async fn porter_for(
+        &self,
+        pair: &Pair,
+        side: Side,
+        operation: &'static str,
+        arguments: &[&str],
+        patience: std::time::Duration,
+    ) -> Result<Vec<u8>, TransferError> {
         let end = end_of(pair, side);
         let mut again = true;
         loop {
@@ -83,7 +113,7 @@ impl ImageEngine {
             let command = Command::new(path).arg("porter").args(arguments);
             let output = end
                 .shell
-                .run(&command, &[], upload::PATIENCE)
+                .run(&command, &[], patience)
                 .await
                 .map_err(|source| host(operation, pair, source))?;
             match output.exit {
@@ -237,12 +267,57 @@ impl Engine for ImageEngine {
         }
     }
 
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        const OPERATION: &str = "look at the kept volume";
+        if pair.tool == Tool::Stock {
+            return Ok(Kept::Unfit {
+                evidence: format!(
+                    "only the porter can write on {}, and it cannot run on both hosts",
+                    pair.target.path
+                ),
+            });
+        }
+        match device::target(pair).await? {
+            None => {}
+            Some(Whose::Nobodys) => return Ok(Kept::Missing),
+            Some(Whose::Ours(_) | Whose::Foreign { adoptable: true }) => return Ok(Kept::Untold),
+            Some(Whose::Foreign { adoptable: false }) => {
+                return Ok(Kept::Unfit {
+                    evidence: format!("{} is no zvol of the guest alone", pair.target.path),
+                });
+            }
+        }
+        let command = shell(LOOK_BACK, &[&pair.target.path]);
+        let output = pair
+            .target
+            .shell
+            .run(&command, &[], upload::PATIENCE)
+            .await
+            .map_err(|source| host(OPERATION, pair, source))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match (&output.exit, words.as_slice()) {
+            (Exit::Code(0), ["missing"]) => Ok(Kept::Missing),
+            (Exit::Code(0), ["unfit"]) => Ok(Kept::Unfit {
+                evidence: format!("{} is no plain file", pair.target.path),
+            }),
+            (Exit::Code(0), ["there", written, now]) => {
+                match (written.parse::<i64>(), now.parse::<i64>()) {
+                    (Ok(written), Ok(now)) => Ok(Kept::File { written, now }),
+                    _ => Err(failed(pair, Side::Target, OPERATION, &output)),
+                }
+            }
+            _ => Err(failed(pair, Side::Target, OPERATION, &output)),
+        }
+    }
+
     async fn carry(
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
+        let tell = &|now: Progress| tell(News::Progress(now));
         if pair.tool == Tool::Stock {
             if let Some(zvol) = &pair.target.zvol {
                 return Err(TransferError::Porter {
@@ -257,8 +332,10 @@ impl Engine for ImageEngine {
         let zvols = device::before(pair, pass).await?;
         let started = Instant::now();
         let mut receive = target_arguments("receive", pair, zvols);
-        if pair.adopt {
-            receive.extend(["--adopt", "yes"].map(String::from));
+        for (set, option) in [(pair.adopt, "--adopt"), (pair.kept, "--kept")] {
+            if set {
+                receive.extend([option, "yes"].map(String::from));
+            }
         }
         let send = send_arguments(pair, pass, zvols);
         let finished = self
@@ -303,6 +380,10 @@ impl Engine for ImageEngine {
     }
 
     async fn discard(&self, pair: &Pair) -> Result<(), TransferError> {
+        if pair.kept {
+            // It was there before this move.
+            return self.tidy(pair).await;
+        }
         if pair.target.zvol.is_some() {
             device::discard(pair).await?;
             return self.tidy(pair).await;

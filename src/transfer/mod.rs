@@ -5,9 +5,11 @@
 //! (snapshots), `carry.rs` (how bytes get from host to host).
 
 pub mod carry;
+pub mod compare;
 mod device;
 pub mod engines;
 pub mod image;
+pub mod leftovers;
 mod lines;
 mod porters;
 pub mod probe;
@@ -141,6 +143,42 @@ pub struct Pair {
     /// of ours lies beside it any more, and believes nothing about its content; it must be a plain file or a zvol. Between
     /// ZFS and ZFS it must have a snapshot in common with its source, and nothing newer.
     pub adopt: bool,
+    /// The names of the guest's own snapshots that travel with this volume; only between ZFS and ZFS. A file that keeps
+    /// its format has its snapshots inside.
+    pub snapshots: Vec<String>,
+    /// Whether the target volume was there, complete, before this move began: the former source, on a way back. It is
+    /// adopted as well, what it holds already is not carried, and it is never removed.
+    pub kept: bool,
+    /// Whether nothing is left behind for a way back (`--forget`).
+    pub forget: bool,
+}
+
+/// What can be said of a volume that an earlier move left as its source, before anything is written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Both sides have this snapshot, and nothing was written to the volume since.
+    Base {
+        /// Its name.
+        snapshot: String,
+        /// What was written to the other side since.
+        changed: Bytes,
+    },
+    /// It is a file.
+    File {
+        /// When it was last written to, in seconds since 1970 by its host's clock.
+        written: i64,
+        /// What that clock says now.
+        now: i64,
+    },
+    /// It is there, and nothing tells whether it was written to.
+    Untold,
+    /// It is not there.
+    Missing,
+    /// It cannot be written on.
+    Unfit {
+        /// What speaks against it.
+        evidence: String,
+    },
 }
 
 /// What a pass is for.
@@ -188,6 +226,18 @@ pub struct Progress {
     /// Bytes on the wire.
     pub wire: Bytes,
 }
+
+/// What a running pass tells, for the eyes only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// How far it is.
+    Progress(Progress),
+    /// What was decided that is not the usual course, and why: a text for people, without the drive.
+    Decision(String),
+}
+
+/// Who is told.
+pub type Tell<'a> = &'a (dyn Fn(News) + Send + Sync);
 
 /// What a finished pass did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,17 +323,20 @@ pub trait Engine: Send + Sync {
     /// Finds out what the target holds; changes nothing.
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError>;
 
+    /// Finds out whether the target volume is still what an earlier move away from it left; changes nothing.
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError>;
+
     /// Runs one pass. Interrupted anywhere, the next pass continues with what is in place.
     async fn carry(
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError>;
 
     /// Removes our own files of this pair from both hosts, never a volume. A repeat is harmless.
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError>;
 
-    /// Removes the target volume, if it is ours, and then our files. A repeat is harmless.
+    /// Removes the target volume, if it is ours and was not there before, and then our files. A repeat is harmless.
     async fn discard(&self, pair: &Pair) -> Result<(), TransferError>;
 }

@@ -107,6 +107,10 @@ if [ -n "$dataset" ] && command -v zfs >/dev/null 2>&1; then
     below type,available,volsize,referenced,logicalreferenced,volblocksize,refreservation,compression |
       sed 's/^/dataset /'
     below encryption,encryptionroot,keystatus 2>/dev/null | sed -n "/$tab/s/^/dataset /p"
+    zvols=$(zfs list -H -d 1 -t volume -o name "$dataset" 2>/dev/null | grep -E -- "/(vm|base)-($vmids)-[^/]*\$")
+    # The names of zvols of Proxmox VE have no blanks.
+    [ -z "$zvols" ] || zfs list -Hp -d 1 -t snapshot -s createtxg -o name,written,referenced $zvols 2>/dev/null |
+      sed 's/^/snapshot /'
     [ "$(id -u)" = 0 ] || zfs allow "$dataset" 2>/dev/null | sed 's/^/allow /'
     ;;
   esac

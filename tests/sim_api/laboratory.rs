@@ -467,9 +467,13 @@ pub(crate) fn before_row(simulation: &Simulation, file: &str, number: usize, not
                 });
             }
         }
-        // Taking snapshots is not simulated, reading them is.
+        // None could be taken without qemu-img.
         "snapshot list" => {
-            if let Some(guest) = cluster.guests.get_mut(&103) {
+            if let Some(guest) = cluster
+                .guests
+                .get_mut(&103)
+                .filter(|guest| guest.snapshots.is_empty())
+            {
                 guest.snapshots.push(proxmove::sim::world::guest::Snapshot {
                     name: "s1".to_owned(),
                     description: "d".to_owned(),

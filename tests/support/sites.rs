@@ -346,16 +346,45 @@ pub struct Sites {
     pub target: Site,
     /// The operator's home.
     pub home: PathBuf,
-    _directory: tempfile::TempDir,
+    key: PathBuf,
+    known_hosts: PathBuf,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Sites {
     /// Starts both.
     pub fn start(lab: &Lab, program: &Path, source: ClusterSpec, target: ClusterSpec) -> Sites {
-        let site = |letter, spec| Site::start(lab.connect(letter), program, spec, 0.3);
+        Sites::start_filled(lab, program, source, target, 0.3)
+    }
+
+    /// Starts both; of the guests' disks that part is written before they write.
+    pub fn start_filled(
+        lab: &Lab,
+        program: &Path,
+        source: ClusterSpec,
+        target: ClusterSpec,
+        filled: f64,
+    ) -> Sites {
+        let site = |letter, spec| Site::start(lab.connect(letter), program, spec, filled);
         let (source, target) = (site('A', source), site('B', target));
+        let mut sites = Sites {
+            source,
+            target,
+            home: PathBuf::new(),
+            key: lab.key(),
+            known_hosts: lab.known_hosts(),
+            _directory: None,
+        };
+        let directory = sites.another_home();
+        sites.home = directory.path().to_owned();
+        sites._directory = Some(directory);
+        sites
+    }
+
+    /// Makes a home for another operator.
+    pub fn another_home(&self) -> tempfile::TempDir {
         let directory = tempfile::Builder::new().prefix("lab-").tempdir().unwrap();
-        let home = directory.path().to_owned();
+        let home = directory.path();
         let private = |path: PathBuf, text: &[u8]| {
             fs::write(&path, text).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -363,18 +392,13 @@ impl Sites {
         let ssh = home.join(".ssh");
         fs::create_dir(&ssh).unwrap();
         fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
-        private(ssh.join("id_ed25519"), &fs::read(lab.key()).unwrap());
+        private(ssh.join("id_ed25519"), &fs::read(&self.key).unwrap());
         private(
             ssh.join("known_hosts"),
-            &fs::read(lab.known_hosts()).unwrap(),
+            &fs::read(&self.known_hosts).unwrap(),
         );
-        let sections = source.sections() + &target.sections();
+        let sections = self.source.sections() + &self.target.sections();
         private(home.join(".proxmoverc"), sections.as_bytes());
-        Sites {
-            source,
-            target,
-            home,
-            _directory: directory,
-        }
+        directory
     }
 }

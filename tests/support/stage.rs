@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use proxmove::sim::host::Server;
 use proxmove::sim::stage::{Stage, StageSettings};
 use proxmove::sim::world::scenario::{
-    ClusterSpec, DiskSpec, GuestSpec, NodeSpec, Pace, Scenario, StorageSpec,
+    ClusterSpec, DiskSpec, GuestSpec, NodeSpec, Pace, Scenario, StorageSpec, UserSpec,
 };
 use serde_json::Value;
 
@@ -66,12 +66,20 @@ pub fn guest(vmid: u32, name: &str, disks: Vec<DiskSpec>, write_rate: u64) -> Gu
     }
 }
 
+/// The password of the operator on both clusters, which nothing may ever show.
+pub const SECRET: &str = "Kx7-not-to-be-seen-Qv2";
+
 /// Returns `apple` with these guests, and an empty `banana` with two nodes and the storage `local-ssd`.
 pub fn clusters(guests: Vec<GuestSpec>) -> Vec<ClusterSpec> {
     let node = |name: &str| NodeSpec {
         name: name.to_owned(),
         ..NodeSpec::default()
     };
+    let users = vec![UserSpec {
+        id: "root@pam".to_owned(),
+        password: SECRET.to_owned(),
+        ..UserSpec::default()
+    }];
     let local_ssd = StorageSpec {
         id: "local-ssd".to_owned(),
         path: "/srv/local-ssd".to_owned(),
@@ -82,6 +90,7 @@ pub fn clusters(guests: Vec<GuestSpec>) -> Vec<ClusterSpec> {
         alias: "apple".to_owned(),
         nodes: vec![node("node1"), node("node2")],
         storages: vec![StorageSpec::default(), local_ssd.clone()],
+        users: users.clone(),
         guests,
         ..ClusterSpec::default()
     };
@@ -90,6 +99,7 @@ pub fn clusters(guests: Vec<GuestSpec>) -> Vec<ClusterSpec> {
         version: "9.1.2".to_owned(),
         nodes: vec![node("node1"), node("node2")],
         storages: vec![StorageSpec::default(), local_ssd],
+        users,
         ..ClusterSpec::default()
     };
     vec![apple, banana]
@@ -213,6 +223,11 @@ impl Running {
         self
     }
 
+    /// Returns its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Says whether it has ended.
     pub fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -222,6 +237,18 @@ impl Running {
     pub fn kill(mut self) -> Ended {
         let _ = self.child.kill();
         self.wait()
+    }
+
+    /// Returns the number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(process) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(process, signal);
+        }
     }
 
     /// Waits for its end.
@@ -237,7 +264,7 @@ impl Running {
         };
         let duration = self.began.elapsed();
         assert!(duration < self.patience, "{} hangs", self.command);
-        Ended {
+        let ended = Ended {
             code: status
                 .code()
                 .unwrap_or_else(|| -status.signal().unwrap_or(0)),
@@ -245,7 +272,11 @@ impl Running {
             stderr: self.errors.take().unwrap().join().unwrap(),
             command: self.command.clone(),
             duration,
+        };
+        for text in [&ended.stdout, &ended.stderr] {
+            assert!(!text.contains(SECRET), "{} shows a secret", ended.command);
         }
+        ended
     }
 }
 
@@ -398,9 +429,34 @@ pub fn left_files(stage: &Stage) -> Vec<PathBuf> {
     found
 }
 
-/// Fails the test when a process or file of ours is left on the hosts; processes that are about to end are waited for.
+/// Fails the test when a command line on a host, which `ps` would show there, or a guest's notes hold the secret.
+#[track_caller]
+pub fn no_secret_was_shown(stage: &Stage) {
+    for (name, host) in &stage.hosts {
+        let lines = host
+            .commands()
+            .map(|commands| commands.lines())
+            .unwrap_or_default();
+        assert!(lines.iter().all(|line| !line.contains(SECRET)), "on {name}");
+    }
+    let world = stage.simulation.world();
+    let guests = world
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.guests.values());
+    for guest in guests {
+        assert!(
+            guest.config.values().all(|value| !value.contains(SECRET)),
+            "guest {}",
+            guest.vmid
+        );
+    }
+}
+
+/// Fails the test when a process or file of ours is left on the hosts, or a secret was shown there; processes that are about to end are waited for.
 #[track_caller]
 pub fn nothing_left(stage: &Stage) {
+    no_secret_was_shown(stage);
     let begin = Instant::now();
     while !processes(stage).is_empty() && begin.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(20));

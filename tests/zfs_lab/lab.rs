@@ -132,9 +132,18 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
+            kept: false,
+            forget: false,
         };
         self.remove(std::slice::from_ref(&pair)).await;
         pair
+    }
+
+    /// Has a pair use this lab's connections.
+    pub(crate) fn at(&self, pair: &mut Pair) {
+        pair.source.shell = Arc::clone(&self.a);
+        pair.target.shell = Arc::clone(&self.b);
     }
 
     /// The same volumes, the other way round.
@@ -226,6 +235,19 @@ fn remove(dataset: &str) -> String {
            zfs destroy -r {dataset} && exit 0; sleep 1
          done 2>/dev/null; ! zfs list -H -o name {dataset} >/dev/null 2>&1"
     )
+}
+
+/// Cuts the power of node A or B, and waits until it has booted again.
+pub(crate) async fn reboot(letter: char) {
+    let up = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/up");
+    let rebooted = tokio::process::Command::new(up)
+        .args(["--reboot", &letter.to_string()])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&rebooted.stderr);
+    assert!(rebooted.status.success(), "node-{letter}: {said}");
 }
 
 pub(crate) async fn run(shell: &Arc<dyn Shell>, script: &str) -> Output {

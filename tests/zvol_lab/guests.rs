@@ -143,6 +143,9 @@ impl Lab {
             tool: Tool::Porter,
             limit: None,
             adopt: false,
+            snapshots: Vec::new(),
+            kept: false,
+            forget: false,
         };
         let engine = ImageEngine::new(env!("CARGO_BIN_EXE_proxmove"));
         let lab = Lab {

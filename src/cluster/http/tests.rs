@@ -1,5 +1,6 @@
 //! The client against a scripted server on the loopback: real TLS, real HTTP, real broken connections.
 
+mod migrate;
 mod server;
 
 use std::collections::BTreeMap;
@@ -33,21 +34,18 @@ fn quick() -> Pace {
 }
 
 fn client(server: &Server, credentials: Credentials, trust: Trust) -> HttpApi {
-    let (fingerprint, verify) = match trust {
-        Trust::Fingerprint(fingerprint) => (Some(fingerprint), true),
-        Trust::Roots { .. } => (None, true),
-        Trust::Anybody => (None, false),
-    };
-    let ca = match trust {
-        Trust::Roots { ca } => ca,
-        Trust::Fingerprint(_) | Trust::Anybody => None,
+    let (fingerprints, ca, verify) = match trust {
+        Trust::Fingerprint(fingerprints) => (fingerprints, None, true),
+        Trust::Roots { ca } => (Vec::new(), ca, true),
+        Trust::Anybody => (Vec::new(), None, false),
     };
     let config = ClusterConfig {
         alias: "apple".parse().expect("alias"),
         host: "127.0.0.1".to_owned(),
         port: server.port,
         credentials,
-        fingerprint,
+        also: Vec::new(),
+        fingerprints,
         ca,
     };
     let mut api = HttpApi::connect(config, verify);
@@ -71,7 +69,11 @@ fn token() -> Credentials {
 
 /// A client with a token and the right pin: what most tests want.
 fn simple(server: &Server) -> HttpApi {
-    client(server, token(), Trust::Fingerprint(server.fingerprint))
+    client(
+        server,
+        token(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    )
 }
 
 const LOGIN: &str =
@@ -88,7 +90,11 @@ async fn a_ticket_goes_into_the_cookie_and_the_token_into_writes_only() {
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     assert_eq!(api.release().await.expect("release").to_string(), "8.4");
     assert_eq!(api.user().await.expect("user"), "mover@pve");
     let change = ConfigChange {
@@ -140,7 +146,11 @@ async fn a_refused_ticket_is_replaced_once_and_harmless_requests_are_repeated() 
         other => panic!("{other}"),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     api.release().await.expect("repeated after the login");
     assert_eq!(
         server.lines(),
@@ -171,7 +181,11 @@ async fn an_old_ticket_is_renewed_with_itself_and_an_expired_one_with_the_passwo
         _ => ok(VERSION),
     })
     .await;
-    let api = client(&server, password(), Trust::Fingerprint(server.fingerprint));
+    let api = client(
+        &server,
+        password(),
+        Trust::Fingerprint(vec![server.fingerprint]),
+    );
     api.release().await.expect("release");
     api.age_ticket(Duration::from_secs(65 * 60)).await;
     api.release().await.expect("release");
@@ -272,7 +286,7 @@ async fn certificates_are_judged_by_pin_authority_or_not_at_all() {
         reason
     };
     let seen = tls::shown(&server.fingerprint);
-    let reason = refused(client(&server, token(), Trust::Fingerprint([7; 32]))).await;
+    let reason = refused(client(&server, token(), Trust::Fingerprint(vec![[7; 32]]))).await;
     assert!(
         reason.contains(&seen) && reason.contains("07:07"),
         "{reason}"
@@ -788,4 +802,40 @@ async fn a_start_that_never_arrived_is_an_error_of_unknown_fate() {
         .filter(|line| line.starts_with("POST"))
         .count();
     assert_eq!(posts, 1, "a start is not sent twice");
+}
+
+/// Of several nodes that serve the same API one that answers is asked, and asked again; tests/again/finished.rs lets one die
+/// in the middle of a move.
+#[tokio::test]
+async fn when_a_node_does_not_answer_the_next_one_is_asked() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = dead.local_addr().expect("its address").port();
+    drop(dead);
+    let server = Server::start(|request, _| match request.line() {
+        "GET /api2/json/version" => ok(VERSION),
+        "PUT /api2/json/nodes/n1/qemu/100/config" => ok("null"),
+        other => panic!("{other}"),
+    })
+    .await;
+    let here = |port| ("127.0.0.1".to_owned(), port);
+    let mut config = simple(&server).config;
+    config.port = port;
+    config.also = vec![here(server.port)];
+    let mut api = HttpApi::connect(config.clone(), true);
+    api.pace = quick();
+    // A write that reached nobody goes to the next node as well.
+    let change = ConfigChange {
+        set: [("onboot".to_owned(), "0".to_owned())].into(),
+        ..ConfigChange::default()
+    };
+    let changed = api.configure(&place(100), &change).await;
+    changed.expect("the second one answers");
+    api.release().await.expect("and is asked again");
+    assert_eq!(server.seen().len(), 2);
+    config.also = vec![here(port)];
+    let mut api = HttpApi::connect(config, true);
+    api.pace = quick();
+    let error = api.release().await.expect_err("nobody answers");
+    assert!(matches!(error, ApiError::Unreachable { .. }), "{error:?}");
+    assert_eq!(server.seen().len(), 2);
 }

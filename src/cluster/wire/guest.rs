@@ -9,7 +9,7 @@ use crate::pve::guest::{
     GuestConfig, GuestKind, GuestRef, GuestSnapshot, GuestSummary, PendingChange, Power,
 };
 use crate::pve::id::NodeName;
-use crate::units::Bytes;
+use crate::units::{Bytes, Cores};
 
 /// What `status/current` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,12 @@ fn power(entry: Entry<'_>) -> Power {
 
 fn summary(entry: Entry<'_>, node: NodeName, kind: GuestKind) -> Option<GuestSummary> {
     let memory = entry.count("maxmem");
+    // `memhost` is 0 for containers, and unknown before 9.0.
+    let memory_used = entry.count("memhost").filter(|bytes| *bytes > 0);
+    // The cluster's list says `maxcpu`, the node's list `cpus`.
+    let cpus = entry.count("maxcpu").or_else(|| entry.count("cpus"));
+    let cpus = cpus.and_then(|cpus| u32::try_from(cpus).ok());
+    let share = entry.fraction("cpu");
     Some(GuestSummary {
         place: GuestRef {
             node,
@@ -53,6 +59,11 @@ fn summary(entry: Entry<'_>, node: NodeName, kind: GuestKind) -> Option<GuestSum
         pool: entry.id("pool"),
         ha_state: entry.text("hastate"),
         memory: memory.map(Bytes),
+        memory_used: memory_used.or_else(|| entry.count("mem")).map(Bytes),
+        cpus,
+        cpu_used: share
+            .zip(cpus)
+            .map(|(share, cpus)| Cores::share(share, cpus)),
     })
 }
 
@@ -106,6 +117,8 @@ pub fn snapshots(value: &Value) -> Result<Vec<GuestSnapshot>, Odd> {
     let mut snapshots = list(value, "snapshots", |entry| {
         Some(GuestSnapshot {
             name: entry.text("name")?,
+            parent: entry.text("parent"),
+            taken: entry.count("snaptime").unwrap_or(0),
             with_memory: entry.flag("vmstate").unwrap_or(false),
         })
     })?;

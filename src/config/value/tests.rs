@@ -111,7 +111,7 @@ fn tokens() {
 }
 
 #[test]
-fn fingerprints() {
+fn a_fingerprint() {
     let bytes: Vec<String> = (0..32).map(|n| format!("{n:02X}")).collect();
     let expect: Vec<u8> = (0..32).collect();
     assert_eq!(
@@ -132,6 +132,30 @@ fn fingerprints() {
         check(&bytes[..20].join(":")),
         Err("is a SHA-1 fingerprint".to_owned())
     );
+}
+
+#[test]
+fn lists_of_hosts_and_fingerprints() {
+    let check = |text: &str| hosts(text).map_err(|wrong| wrong.message);
+    let host = |name: &str, port| (name.to_owned(), port);
+    assert_eq!(check(""), Ok(vec![]));
+    assert_eq!(
+        check("apple2.lan, [2001:db8::1]:8007  10.0.0.3"),
+        Ok(vec![
+            host("apple2.lan", 8006),
+            host("2001:db8::1", 8007),
+            host("10.0.0.3", 8006)
+        ])
+    );
+    let more = Err("has more than hosts; the login is that of api=".to_owned());
+    assert_eq!(check("https://apple2.lan:8006"), more);
+    assert_eq!(check("apple1, root@apple2"), more);
+    let (one, two) = ("0A".repeat(32), "0B".repeat(32));
+    assert_eq!(
+        fingerprints(&format!("{one}, {two}")),
+        Ok(vec![[10; 32], [11; 32]])
+    );
+    assert!(fingerprints("").is_err() && fingerprints(&format!("{one},x")).is_err());
 }
 
 #[test]

@@ -4,15 +4,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::cluster::ConfigChange;
+use crate::cluster::task::Upid;
+use crate::cluster::{ConfigChange, Tell};
 use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError, Stream};
 use crate::plan::facts::Existing;
 use crate::plan::mark::Mark;
 use crate::plan::sample::{World, config, id, node, place, release, section, storage, summary};
-use crate::pve::guest::{GuestDetail, GuestRef, Power};
+use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, Power};
+use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{PoolId, Volid};
 use crate::pve::inventory::{ConfigSchema, Permissions, Release, Volume};
+use crate::pve::migration::{MigratePreconditions, MigrateRequest, Migrated};
+use crate::pve::node::{NodeConfig, NodeResources, NodeStatus, StorageResources};
 use crate::units::Bytes;
 
 /// A cluster that answers from values and writes down what it was asked.
@@ -99,6 +103,10 @@ impl Api for Fake {
             running_machine: None,
         })
     }
+    async fn snapshot(&self, place: &GuestRef, name: &str) -> Result<GuestConfig, ApiError> {
+        self.asked(format!("snapshot {name} of {}", place.vmid))?;
+        Ok(config("name: web1\nsnaptime: 7"))
+    }
     async fn storages(&self, node: &NodeName) -> Result<Vec<Storage>, ApiError> {
         self.asked(format!("storages {node}"))?;
         let mut off = storage("off", "dir", &["images"]);
@@ -182,6 +190,62 @@ impl Api for Fake {
     }
     async fn join_pool(&self, _pool: &PoolId, _guest: Vmid) -> Result<(), ApiError> {
         panic!("a survey changes nothing");
+    }
+    async fn stop(&self, _place: &GuestRef) -> Result<(), ApiError> {
+        panic!("a survey stops nothing");
+    }
+    async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError> {
+        panic!("a survey is not about nodes");
+    }
+    async fn cluster_storages(&self) -> Result<Vec<StorageResources>, ApiError> {
+        panic!("a survey is not about nodes");
+    }
+    async fn node_status(&self, _node: &NodeName) -> Result<NodeStatus, ApiError> {
+        panic!("a survey is not about nodes");
+    }
+    async fn node_config(&self, _node: &NodeName) -> Result<NodeConfig, ApiError> {
+        panic!("a survey is not about nodes");
+    }
+    async fn describe_node(
+        &self,
+        _node: &NodeName,
+        _description: &str,
+        _digest: Option<&str>,
+    ) -> Result<(), ApiError> {
+        panic!("a survey changes nothing");
+    }
+    async fn migrate_preconditions(
+        &self,
+        _place: &GuestRef,
+        _target: Option<&NodeName>,
+    ) -> Result<Option<MigratePreconditions>, ApiError> {
+        panic!("a survey is not about migrating");
+    }
+    async fn migrate(
+        &self,
+        _place: &GuestRef,
+        _request: &MigrateRequest,
+        _tell: Tell<'_>,
+    ) -> Result<Migrated, ApiError> {
+        panic!("a survey migrates nothing");
+    }
+    async fn running_migration(&self, _place: &GuestRef) -> Result<Option<Upid>, ApiError> {
+        panic!("a survey is not about migrating");
+    }
+    async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError> {
+        panic!("a survey is not about tasks");
+    }
+    async fn follow(&self, _upid: &Upid, _tell: Tell<'_>) -> Result<(), ApiError> {
+        panic!("a survey is not about tasks");
+    }
+    async fn ha_status(&self) -> Result<Vec<HaResource>, ApiError> {
+        panic!("a survey is not about HA");
+    }
+    async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError> {
+        panic!("a survey is not about HA");
+    }
+    async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {
+        panic!("a survey is not about HA");
     }
 }
 
@@ -426,10 +490,22 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         onboot: false,
         by: String::new(),
         since: String::new(),
+        onboot_set: true,
+        id: None,
+        order: None,
+        claim: None,
         volumes: BTreeMap::new(),
+        kept: None,
     };
     let target = place("node2", 140);
-    none.insert("web1".to_owned(), Existing { target, mark });
+    none.insert(
+        "web1".to_owned(),
+        Existing {
+            target,
+            mark,
+            former: None,
+        },
+    );
     assert_eq!(found("web1", &guests, &none), Some(100));
     guests[0].name = Some("somebody-else".to_owned());
     assert_eq!(found("web1", &guests, &none), None);

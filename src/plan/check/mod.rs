@@ -5,6 +5,7 @@
 //! never chooses (`decide` does). Read next: `request.rs`, `state.rs`, `devices.rs`, `volumes.rs`, `hosts.rs`.
 
 pub mod devices;
+pub mod former;
 pub mod hosts;
 pub mod network;
 pub mod request;

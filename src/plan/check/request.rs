@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::did_you_mean;
 use crate::config::StorageConfig;
-use crate::plan::facts::{ExistingMoves, SourceFacts, TargetFacts, Unanswered, member};
+use crate::plan::facts::{Existing, ExistingMoves, SourceFacts, TargetFacts, Unanswered, member};
 use crate::plan::mark::{CLONING, CREATING, MIGRATED};
 use crate::plan::route::{self, Place};
 use crate::plan::{MoveRequest, Verdict};
@@ -326,7 +326,7 @@ pub fn name_taken(
     target: &TargetFacts,
     existing: &ExistingMoves,
 ) -> Option<Verdict> {
-    if existing.contains_key(name) {
+    if existing.get(name).is_some_and(Existing::begun) {
         return None;
     }
     let placeholder = named(&target.guests, &format!("{name}{CREATING}"));

@@ -3,9 +3,10 @@
 //! Pure. Read next: `devices.rs`.
 
 use crate::plan::Verdict;
-use crate::plan::facts::WantedGuest;
+use crate::plan::facts::{TargetFacts, WantedGuest};
 use crate::plan::mark::{CLONING, CREATING, MIGRATED};
 use crate::pve::guest::Power;
+use crate::pve::id::NodeName;
 
 /// Returns all verdicts on a guest's state, but for its [`snapshots`].
 pub fn all(name: &str, guest: &WantedGuest) -> Vec<Verdict> {
@@ -170,7 +171,8 @@ pub fn snapshots(name: &str, guest: &WantedGuest, are: Snapshots) -> Option<Verd
                 names.join(", ")
             ),
             format!(
-                "keep the retired source as long as they are needed, and see qm listsnapshot {vmid} there"
+                "--with-snapshots carries them; otherwise keep the retired source as long as they are needed, and see qm \
+                 listsnapshot {vmid} there"
             ),
         )),
         Snapshots::Inside => {
@@ -182,16 +184,37 @@ pub fn snapshots(name: &str, guest: &WantedGuest, are: Snapshots) -> Option<Verd
                 name,
                 code,
                 format!(
-                    "it has snapshots, whose configuration cannot be created on another cluster{also}: {}",
+                    "it has snapshots, whose configuration the API cannot create on another cluster{also}: {}",
                     names.join(", ")
                 ),
                 format!(
-                    "back it up if you need them, then {}",
+                    "--with-snapshots carries those of qcow2 files that stay such, writing the configuration as root; or \
+                     back it up if you need them, then {}",
                     commands.join(" && ")
                 ),
             ))
         }
     }
+}
+
+/// Refuses snapshots on a node whose guests' configuration files nobody may write: the API cannot create their sections.
+pub fn node_files(name: &str, node: &NodeName, target: &TargetFacts) -> Option<Verdict> {
+    let why = match target.node_files.get(node) {
+        Some(Ok(_)) => return None,
+        Some(Err(why)) => why.as_str(),
+        None => "nobody was asked",
+    };
+    Some(Verdict::refuse(
+        name,
+        "node-file",
+        format!(
+            "its snapshots cannot be entered into its configuration on node {node}, which only root can do there by \
+             SSH: {why}"
+        ),
+        format!(
+            "let root log in to {node} itself with your key (ssh root@{node}), or leave --with-snapshots out"
+        ),
+    ))
 }
 
 /// Judges what QEMU says about itself.

@@ -312,6 +312,7 @@ fn the_guests_state_is_judged() {
                 world.guest().detail.snapshots.push(GuestSnapshot {
                     name: "before".to_owned(),
                     with_memory,
+                    ..GuestSnapshot::default()
                 });
             },
             &[expect],
@@ -936,6 +937,7 @@ fn snapshots_beside_the_volumes_stay_behind() {
     let snapshot = |name: &str, with_memory| GuestSnapshot {
         name: name.to_owned(),
         with_memory,
+        ..GuestSnapshot::default()
     };
     check_zfs(
         |world| {

@@ -13,6 +13,7 @@ use crate::pve::drive::Drive;
 use crate::pve::id::{StorageId, Vmid, Volid};
 use crate::pve::inventory::{Storage, Volume};
 use crate::transfer::Format;
+use crate::units::Bytes;
 
 impl<'a> Deciding<'a> {
     /// Plans one volume; what is missing for that has its own verdict.
@@ -49,7 +50,20 @@ impl<'a> Deciding<'a> {
         let recorded = began.and_then(|began| began.mark.volumes.get(&key));
         let wanted = self.storage_for(key);
         let storage = recorded.map_or(wanted, |volid| &volid.storage);
-        if storage != wanted {
+        let kept = began
+            .and_then(|began| began.mark.kept.as_ref())
+            .is_some_and(|kept| kept.contains(&key) && recorded.is_some());
+        if kept {
+            // Only a drive that was mapped by hand was meant to go elsewhere.
+            if let Some(mapped) = self.request.storages.get(&key).filter(|id| *id != storage) {
+                draft.verdicts.push(Verdict::warn(
+                    name,
+                    "storage-kept",
+                    format!("{key}: its former volume is on storage {storage}, and it goes back to that, not to {mapped}"),
+                    "move it to the other storage afterwards: qm disk move",
+                ));
+            }
+        } else if storage != wanted {
             draft.verdicts.push(Verdict::warn(
                 name,
                 "storage-recorded",
@@ -79,7 +93,8 @@ impl<'a> Deciding<'a> {
         let facts = source_host.and_then(|host| zvol::facts(host, volid));
         let used = zvol::occupied(capability, ready.volume, facts);
         let sparse = zvol::is_sparse(ready.target, ready.settings);
-        if began.is_none() {
+        // What is there takes no more space; what began earlier has its share already.
+        if !kept && began.is_none_or(|began| !began.begun()) {
             let demand = self.demands.entry(ready.storage.clone()).or_default();
             if sparse {
                 demand.add(used, ready.volume.size);
@@ -150,6 +165,10 @@ impl<'a> Deciding<'a> {
             target_format,
             size: ready.volume.size,
             used,
+            snapshots: Vec::new(),
+            history: Bytes::ZERO,
+            kept,
+            changed: None,
             attach: attached.value,
             route,
             tool,
@@ -202,7 +221,7 @@ fn format_of(volid: &Volid, place: Place) -> Option<Format> {
 }
 
 /// Returns a volume's path on its storage's host: a file, or the device of a zvol.
-fn path_of(section: &StorageConfig, volid: &Volid) -> String {
+pub(crate) fn path_of(section: &StorageConfig, volid: &Volid) -> String {
     match &section.path {
         StoragePath::Directory(directory) => {
             format!("{}/{}", directory.trim_end_matches('/'), volid.volname)

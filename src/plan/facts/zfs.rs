@@ -20,6 +20,8 @@ pub struct ZfsFacts {
     pub encryption: Option<Encryption>,
     /// The zvols directly below it of the VMIDs that were asked about, by their last name.
     pub zvols: BTreeMap<String, ZvolFacts>,
+    /// The snapshots of these zvols, oldest first, by the zvol's last name.
+    pub snapshots: BTreeMap<String, Vec<SnapshotFacts>>,
     /// Other datasets directly below it of these VMIDs: their names are taken as well.
     pub others: BTreeSet<String>,
     /// The pool's health: `ONLINE`, `DEGRADED` ...
@@ -59,6 +61,17 @@ pub struct Encryption {
     pub root: String,
     /// Whether the key is loaded.
     pub key_loaded: bool,
+}
+
+/// One snapshot of a zvol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotFacts {
+    /// What follows the `@`.
+    pub name: String,
+    /// Bytes written between the one before and it.
+    pub written: Bytes,
+    /// Bytes of its content in the pool.
+    pub referenced: Bytes,
 }
 
 /// One zvol.

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Shown, ShownDrive, ShownGuest, ShownVerdict, shown};
+use super::{Shown, ShownDrive, ShownGuest, ShownSnapshot, ShownVerdict, shown};
 use crate::plan::MoveRequest;
 use crate::plan::decide::Decision;
 use crate::units::Bytes;
@@ -59,6 +59,9 @@ fn write_guest(out: &mut String, guest: &ShownGuest) -> std::fmt::Result {
     for drive in &guest.drives {
         write_drive(out, drive)?;
     }
+    for snapshot in &guest.snapshots {
+        write_snapshot(out, snapshot)?;
+    }
     if let Some(pool) = &guest.pool {
         writeln!(out, "  pool      {pool}")?;
     }
@@ -88,6 +91,22 @@ fn write_guest(out: &mut String, guest: &ShownGuest) -> std::fmt::Result {
         writeln!(out, "  start     it will not be started on the target")?;
     }
     writeln!(out)
+}
+
+fn write_snapshot(out: &mut String, snapshot: &ShownSnapshot) -> std::fmt::Result {
+    let name = &snapshot.name;
+    if let Some(why) = &snapshot.because {
+        return writeln!(out, "  snapshot  {name} stays: {why}");
+    }
+    let size = match snapshot.bytes {
+        Some(bytes) => format!(" ({})", Bytes(bytes)),
+        None => String::new(),
+    };
+    let memory = match snapshot.without_memory {
+        true => ", without its memory",
+        false => "",
+    };
+    writeln!(out, "  snapshot  {name}{size} travels{memory}")
 }
 
 fn write_drive(out: &mut String, drive: &ShownDrive) -> std::fmt::Result {

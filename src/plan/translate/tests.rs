@@ -34,6 +34,7 @@ fn shown(lines: &str, change: impl FnOnce(&mut World)) -> String {
         bridges: &world.request.bridges,
         drives: &drives,
         onboot: guest.detail.config.value("onboot") == Some("1"),
+        root: world.target.user == "root@pam",
     });
     let pairs = |map: &BTreeMap<String, String>| {
         map.iter()

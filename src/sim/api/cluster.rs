@@ -1,4 +1,6 @@
-//! The cluster as a whole: release, members, resources, free ids, jobs, HA.
+//! The cluster as a whole: release, members, resources, free ids, jobs.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -25,7 +27,7 @@ pub(super) fn status(call: &mut Call<'_>) -> Reply {
     if several {
         rows.push(json!({
             "type": "cluster", "id": "cluster", "name": cluster.alias, "version": 3,
-            "nodes": cluster.nodes.len(), "quorate": u8::from(quorate(call)),
+            "nodes": cluster.nodes.len(), "quorate": u8::from(cluster.is_quorate()),
         }));
     }
     for (number, node) in cluster.nodes.iter().enumerate() {
@@ -36,11 +38,6 @@ pub(super) fn status(call: &mut Call<'_>) -> Reply {
         }));
     }
     Ok(json!(rows))
-}
-
-fn quorate(call: &Call<'_>) -> bool {
-    let online = call.cluster.nodes.iter().filter(|node| node.online).count();
-    online * 2 > call.cluster.nodes.len()
 }
 
 /// `GET /cluster/resources`: what was broadcast last, except for a few things that every node knows at once.
@@ -59,18 +56,22 @@ pub(super) fn resources(call: &mut Call<'_>) -> Reply {
         }
     }
     if wants("vm") {
+        let online = call.cluster.nodes.iter().filter(|node| node.online);
+        let online: BTreeSet<&str> = online.map(|node| node.name.as_str()).collect();
         for guest in call.cluster.guests.values() {
             if call
                 .cluster
                 .may(&call.who, &format!("/vms/{}", guest.vmid), &["VM.Audit"])
             {
-                rows.push(Value::Object(guest_row(call, guest)));
+                let online = online.contains(guest.node.as_str());
+                rows.push(Value::Object(guest_row(call, guest, online)));
             }
         }
     }
     if wants("node") {
+        let used = call.cluster.guest_use();
         for node in &call.cluster.nodes {
-            rows.push(Value::Object(nodes::row(call, node, true)));
+            rows.push(Value::Object(nodes::row(call, node, &used, true)));
         }
     }
     if wants("storage") {
@@ -90,12 +91,8 @@ pub(super) fn resources(call: &mut Call<'_>) -> Reply {
     Ok(json!(rows))
 }
 
-fn guest_row(call: &Call<'_>, guest: &Guest) -> Map<String, Value> {
+fn guest_row(call: &Call<'_>, guest: &Guest, online: bool) -> Map<String, Value> {
     let kind = if guest.container { "lxc" } else { "qemu" };
-    let online = call
-        .cluster
-        .node(&guest.node)
-        .is_some_and(|node| node.online);
     let mut row = match call.cluster.broadcasts.get(&guest.vmid) {
         Some(broadcast) if online => broadcast.row.clone(),
         _ => Map::from_iter([("status".to_owned(), json!("unknown"))]),
@@ -122,7 +119,10 @@ fn guest_row(call: &Call<'_>, guest: &Guest) -> Map<String, Value> {
         row.insert("pool".to_owned(), json!(pool));
     }
     if let Some(ha) = call.cluster.ha.iter().find(|ha| ha.guest == guest.vmid) {
-        row.insert("hastate".to_owned(), json!(ha.state));
+        // What the manager does with it, or what is asked of it where the manager has not looked yet.
+        let service = call.cluster.manager.services.get(&guest.vmid);
+        let state = service.map_or(&ha.state, |service| &service.state);
+        row.insert("hastate".to_owned(), json!(state));
     }
     row
 }
@@ -202,77 +202,4 @@ pub(super) fn replication(call: &mut Call<'_>) -> Reply {
         })
         .collect();
     Ok(json!(rows))
-}
-
-/// `GET /cluster/ha/resources`.
-pub(super) fn ha_resources(call: &mut Call<'_>) -> Reply {
-    let wanted = call.text("type");
-    let rows: Vec<Value> = call
-        .cluster
-        .ha
-        .iter()
-        .filter_map(|ha| {
-            let container = call.cluster.guests.get(&ha.guest)?.container;
-            let kind = if container { "ct" } else { "vm" };
-            let mut row = json!({
-                "sid": format!("{kind}:{}", ha.guest), "type": kind, "state": ha.state,
-                "digest": "0000000000000000000000000000000000000000",
-            });
-            if let Some(group) = &ha.group {
-                row["group"] = json!(group);
-            }
-            wanted.is_none_or(|wanted| wanted == kind).then_some(row)
-        })
-        .collect();
-    Ok(json!(rows))
-}
-
-/// `GET /cluster/ha/status/current`.
-pub(super) fn ha_current(call: &mut Call<'_>) -> Reply {
-    let cluster = &call.cluster;
-    let first = cluster.nodes.first().map_or("", |node| node.name.as_str());
-    let mut rows = vec![json!({
-        "id": "quorum", "type": "quorum", "node": first, "status": "OK", "quorate": u8::from(quorate(call)),
-    })];
-    if !cluster.ha.is_empty() {
-        rows.push(json!({
-            "id": "master", "type": "master", "node": first, "timestamp": 0, "status": format!("{first} (active)"),
-        }));
-    }
-    for ha in &cluster.ha {
-        let Some(guest) = cluster.guests.get(&ha.guest) else {
-            continue;
-        };
-        rows.push(json!({
-            "id": format!("service:vm:{}", ha.guest), "type": "service", "sid": format!("vm:{}", ha.guest),
-            "node": guest.node, "state": ha.state, "crm_state": ha.state, "request_state": ha.state,
-            "status": format!("vm:{} ({}, {})", ha.guest, guest.node, ha.state),
-            "max_relocate": 1, "max_restart": 1,
-        }));
-    }
-    Ok(json!(rows))
-}
-
-/// `GET /cluster/ha/status/manager_status`.
-pub(super) fn ha_manager(call: &mut Call<'_>) -> Reply {
-    let cluster = &call.cluster;
-    let first = cluster.nodes.first().map_or("", |node| node.name.as_str());
-    let nodes: Map<String, Value> = cluster
-        .nodes
-        .iter()
-        .map(|node| {
-            let state = if node.online { "online" } else { "unknown" };
-            (node.name.clone(), json!(state))
-        })
-        .collect();
-    let manager = match cluster.ha.is_empty() {
-        true => json!({}),
-        false => {
-            json!({"master_node": first, "node_status": nodes, "service_status": {}, "timestamp": 0})
-        }
-    };
-    Ok(json!({
-        "manager_status": manager, "lrm_status": {},
-        "quorum": {"node": first, "quorate": if quorate(call) { "1" } else { "0" }},
-    }))
 }

@@ -52,7 +52,7 @@ pub(super) fn change_by_task(call: &mut Call<'_>) -> Reply {
             };
             if guest.holder.is_some() {
                 let patience = std::time::Duration::from_millis(stage.pace.lock_wait);
-                return (stage.elapsed > patience).then(|| Err(super::lock_timeout(change.vmid)));
+                return (stage.elapsed > patience).then(|| Err(super::lock_timeout(guest)));
             }
             if let Err(text) = guest.check_lock() {
                 return Some(Err(text));

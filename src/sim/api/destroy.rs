@@ -73,7 +73,7 @@ fn remove(
 ) -> Result<(), String> {
     let guest = vm_on(cluster, node, vmid)?;
     if guest.holder.is_some() {
-        return Err(super::lock_timeout(vmid));
+        return Err(super::lock_timeout(guest));
     }
     if !skip_lock {
         guest.check_lock()?;

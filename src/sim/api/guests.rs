@@ -71,23 +71,6 @@ pub(super) fn config(call: &mut Call<'_>) -> Reply {
     Ok(Value::Object(map))
 }
 
-/// `GET lxc/ID/config`.
-pub(super) fn container_config(call: &mut Call<'_>) -> Reply {
-    let (node, vmid) = (&call.node, call.vmid());
-    let missing = || {
-        Refusal::died(format!(
-            "Configuration file 'nodes/{node}/lxc/{vmid}.conf' does not exist"
-        ))
-    };
-    let found = call.cluster.guests.get(&vmid);
-    let guest = found
-        .filter(|guest| guest.container && guest.node == *node)
-        .ok_or_else(missing)?;
-    let mut map = shown(call, &guest.config);
-    map.insert("digest".to_owned(), json!(guest.digest()));
-    Ok(Value::Object(map))
-}
-
 fn snapshot_map(call: &Call<'_>, guest: &Guest, name: &str) -> Result<Map<String, Value>, Refusal> {
     let snapshot = guest
         .snapshots
@@ -113,7 +96,13 @@ pub(super) fn snapshot_config(call: &mut Call<'_>) -> Reply {
 
 /// `GET qemu/ID/pending`.
 pub(super) fn pending(call: &mut Call<'_>) -> Reply {
-    let guest = call.guest()?;
+    let release = call.release();
+    let shown = |key: &str, value: &str| Guest::shown(key, value, release);
+    Ok(pending_rows(call.guest()?, shown))
+}
+
+/// Lists a guest's keys with what they are and will be.
+pub(super) fn pending_rows(guest: &Guest, shown: impl Fn(&str, &str) -> Value) -> Value {
     let keys: BTreeSet<&String> = guest
         .config
         .keys()
@@ -124,10 +113,10 @@ pub(super) fn pending(call: &mut Call<'_>) -> Reply {
     for key in keys {
         let mut row = json!({"key": key});
         if let Some(value) = guest.config.get(key) {
-            row["value"] = Guest::shown(key, value, call.release());
+            row["value"] = shown(key, value);
         }
         if let Some(value) = guest.pending.get(key) {
-            row["pending"] = Guest::shown(key, value, call.release());
+            row["pending"] = shown(key, value);
         }
         if let Some(how) = guest.pending_delete.get(key) {
             row["delete"] = json!(how);
@@ -135,12 +124,16 @@ pub(super) fn pending(call: &mut Call<'_>) -> Reply {
         rows.push(row);
     }
     rows.push(json!({"key": "digest", "value": guest.digest()}));
-    Ok(json!(rows))
+    json!(rows)
 }
 
 /// `GET qemu/ID/snapshot`.
 pub(super) fn snapshots(call: &mut Call<'_>) -> Reply {
-    let guest = call.guest()?;
+    Ok(snapshot_rows(call.guest()?))
+}
+
+/// Lists a guest's snapshots and its present state.
+pub(super) fn snapshot_rows(guest: &Guest) -> Value {
     let mut rows: Vec<Value> = guest
         .snapshots
         .iter()
@@ -163,7 +156,7 @@ pub(super) fn snapshots(call: &mut Call<'_>) -> Reply {
         current["parent"] = json!(parent);
     }
     rows.push(current);
-    Ok(json!(rows))
+    json!(rows)
 }
 
 /// `GET qemu/ID/status/current`.
@@ -175,7 +168,8 @@ pub(super) fn current(call: &mut Call<'_>) -> Reply {
         row.insert(key.to_owned(), value);
     };
     put("qmpstatus", json!(qmp_status(guest)));
-    let ha = call.cluster.ha.iter().find(|ha| ha.guest == guest.vmid);
+    // One that is ignored is like any other guest.
+    let ha = call.cluster.managed(guest.vmid);
     put(
         "ha",
         match ha {
@@ -240,7 +234,7 @@ fn add_process(call: &Call<'_>, guest: &Guest, row: &mut Map<String, Value>) {
     }
 }
 
-fn running_machine(guest: &Guest, qemu: &str) -> String {
+pub(super) fn running_machine(guest: &Guest, qemu: &str) -> String {
     let configured = guest.config.get("machine").map_or("", String::as_str);
     let configured = configured.split(',').next().unwrap_or_default();
     let configured = configured.strip_prefix("type=").unwrap_or(configured);

@@ -10,19 +10,25 @@ pub mod check;
 mod cluster;
 pub mod config_keys;
 mod configure;
+pub mod container_keys;
+mod containers;
 mod create;
 mod destroy;
 mod drives;
 mod gate;
 mod guests;
-mod migrate;
+mod ha;
+pub(crate) mod lrm;
+pub(crate) mod migrate;
 mod nodes;
 mod pools;
-mod power;
+pub(crate) mod power;
+mod preconditions;
 mod rights;
 mod routes;
 pub mod schema;
 pub(crate) mod server;
+mod snapshots;
 mod storage;
 mod tasks;
 
@@ -129,6 +135,11 @@ impl Call<'_> {
         self.cluster.release()
     }
 
+    /// Returns the container of the request on its node.
+    fn container(&self) -> Result<&Guest, Refusal> {
+        guest_on(self.cluster, &self.node, self.vmid(), true).map_err(Refusal::died)
+    }
+
     /// Returns the VM of the request on its node.
     fn guest(&self) -> Result<&Guest, Refusal> {
         vm_on(self.cluster, &self.node, self.vmid()).map_err(Refusal::died)
@@ -149,7 +160,7 @@ impl Call<'_> {
         match self.cluster.guests.get(&vmid) {
             Some(guest) if guest.holder.is_some() => Err(Refusal {
                 busy: true,
-                ..Refusal::died(lock_timeout(vmid))
+                ..Refusal::died(lock_timeout(guest))
             }),
             _ => Ok(()),
         }
@@ -183,15 +194,48 @@ impl Call<'_> {
 
 /// Returns a VM on a node, or what Proxmox VE says when it is not there.
 fn vm_on<'a>(cluster: &'a Cluster, node: &str, vmid: u32) -> Result<&'a Guest, String> {
+    guest_on(cluster, node, vmid, false)
+}
+
+/// Returns a guest of a kind on a node, or what Proxmox VE says when it is not there.
+fn guest_on<'a>(
+    cluster: &'a Cluster,
+    node: &str,
+    vmid: u32,
+    container: bool,
+) -> Result<&'a Guest, String> {
     cluster
         .guests
         .get(&vmid)
-        .filter(|guest| guest.node == node && !guest.container)
-        .ok_or_else(|| {
-            format!("Configuration file 'nodes/{node}/qemu-server/{vmid}.conf' does not exist")
-        })
+        .filter(|guest| guest.node == node && guest.container == container)
+        .ok_or_else(|| missing(node, vmid, container))
 }
 
-fn lock_timeout(vmid: u32) -> String {
-    format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout")
+fn missing(node: &str, vmid: u32, container: bool) -> String {
+    let directory = if container { "lxc" } else { "qemu-server" };
+    format!("Configuration file 'nodes/{node}/{directory}/{vmid}.conf' does not exist")
+}
+
+fn lock_timeout(guest: &Guest) -> String {
+    let vmid = guest.vmid;
+    match guest.container {
+        true => format!("can't lock file '/run/lock/lxc/pve-config-{vmid}.lock' - got timeout"),
+        false => format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"),
+    }
+}
+
+/// What cannot be done without most nodes of the cluster.
+fn check_quorum(cluster: &Cluster) -> Result<(), Refusal> {
+    match cluster.is_quorate() {
+        true => Ok(()),
+        false => Err(Refusal::died("cluster not ready - no quorum?")),
+    }
+}
+
+/// The HA manager and its nodes act as root.
+fn root() -> Identity {
+    Identity {
+        user: "root@pam".to_owned(),
+        token: None,
+    }
 }

@@ -1,12 +1,23 @@
 //! Nodes: the list, their state, their network, what their QEMU can do.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use super::{Call, Reply};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::check::split_list;
+use super::{Call, Refusal, Reply, check_quorum};
+use crate::sim::world::Use;
 use crate::sim::world::scenario::NodeSpec;
 
 /// Returns a node's line, with the numbers only for those who may see them.
-pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<String, Value> {
+pub(super) fn row(
+    call: &Call<'_>,
+    node: &NodeSpec,
+    used: &BTreeMap<&str, Use>,
+    in_resources: bool,
+) -> Map<String, Value> {
     let mut row = Map::new();
     let mut put = |key: &str, value: Value| {
         row.insert(key.to_owned(), value);
@@ -24,13 +35,14 @@ pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<S
     }
     let path = format!("/nodes/{}", node.name);
     if node.online && call.cluster.may(&call.who, &path, &["Sys.Audit"]) {
-        put("cpu", json!(0.25));
+        let (memory, cpu) = in_use(node, used);
+        put("cpu", json!(cpu));
         put("maxcpu", json!(node.cpus));
-        put("mem", json!(used_memory(call, node)));
+        put("mem", json!(memory));
         put("maxmem", json!(node.memory));
         put("disk", json!(4_u64 << 30));
         put("maxdisk", json!(100_u64 << 30));
-        put("uptime", json!(call.cluster.uptime()));
+        put("uptime", json!(call.cluster.node_uptime(&node.name)));
         if in_resources && call.release() >= (7, 0) {
             put("cgroup-mode", json!(2));
         }
@@ -38,28 +50,92 @@ pub(super) fn row(call: &Call<'_>, node: &NodeSpec, in_resources: bool) -> Map<S
     if in_resources && !call.cluster.ha.is_empty() && call.release() >= (8, 3) {
         put(
             "hastate",
-            json!(if node.online { "online" } else { "unknown" }),
+            json!(call.cluster.manager.node_state(&node.name)),
         );
     }
     row
 }
 
-fn used_memory(call: &Call<'_>, node: &NodeSpec) -> u64 {
-    let running = call
-        .cluster
-        .guests
-        .values()
-        .filter(|g| g.node == node.name && g.run.is_some());
-    (2 << 30) + running.map(|guest| guest.memory()).sum::<u64>()
+/// What the guests of a node use, and the node itself: bytes of memory, and CPU from 0.0 to 1.0.
+fn in_use(node: &NodeSpec, used: &BTreeMap<&str, Use>) -> (u64, f64) {
+    let guests = used.get(node.name.as_str()).copied().unwrap_or_default();
+    let cpu = node.cpu_used + guests.cpus / f64::from(node.cpus.max(1));
+    (node.memory_used + guests.memory, cpu.min(1.0))
+}
+
+/// `GET /nodes/N/config`.
+pub(super) fn config(call: &mut Call<'_>) -> Reply {
+    let Some(node) = call.cluster.node(&call.node) else {
+        return Ok(Value::Null);
+    };
+    // There is no file until something is written, and no digest of it.
+    if node.description.is_empty() {
+        return Ok(json!({}));
+    }
+    match call.text("property") {
+        None => Ok(json!({"description": node.description, "digest": digest(&node.description)})),
+        Some("description") => Ok(json!({"description": node.description})),
+        Some(_) => Ok(json!({})),
+    }
+}
+
+fn digest(description: &str) -> String {
+    let hash = Sha256::digest(description.as_bytes());
+    hash.iter()
+        .take(20)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// `PUT /nodes/N/config`.
+pub(super) fn configure(call: &mut Call<'_>) -> Reply {
+    check_quorum(call.cluster)?;
+    let name = call.node.clone();
+    let (given, wanted) = (
+        call.text("digest").map(str::to_owned),
+        call.text("description").map(str::to_owned),
+    );
+    let deletes =
+        split_list(call.text("delete").unwrap_or_default()).any(|key| key == "description");
+    let Some(node) = call.cluster.nodes.iter_mut().find(|node| node.name == name) else {
+        return Ok(Value::Null);
+    };
+    let known = (!node.description.is_empty()).then(|| digest(&node.description));
+    // A file that is not there has no digest, and then none is compared.
+    if let (Some(given), Some(known)) = (given, known)
+        && given != known
+    {
+        return Err(Refusal::died(
+            "detected modified configuration - file changed by other user? Try again.",
+        ));
+    }
+    if let Some(text) = wanted {
+        node.description = text;
+    }
+    if deletes {
+        node.description.clear();
+    }
+    Ok(Value::Null)
+}
+
+/// `POST /nodes/N/status`: reboot or shut down, which begins a moment later.
+pub(super) fn command(call: &mut Call<'_>) -> Reply {
+    let reboots = call.text("command") == Some("reboot");
+    let node = call.node.clone();
+    call.cluster
+        .power_requests
+        .push((node, reboots, Instant::now()));
+    Ok(Value::Null)
 }
 
 /// `GET /nodes`.
 pub(super) fn list(call: &mut Call<'_>) -> Reply {
+    let used = call.cluster.guest_use();
     let rows: Vec<Value> = call
         .cluster
         .nodes
         .iter()
-        .map(|node| Value::Object(row(call, node, false)))
+        .map(|node| Value::Object(row(call, node, &used, false)))
         .collect();
     Ok(json!(rows))
 }
@@ -69,10 +145,10 @@ pub(super) fn status(call: &mut Call<'_>) -> Reply {
     let Some(node) = call.cluster.node(&call.node) else {
         return Ok(Value::Null);
     };
-    let used = used_memory(call, node);
+    let (used, cpu) = in_use(node, &call.cluster.guest_use());
     let version = &call.cluster.version;
     let mut reply = json!({
-        "uptime": call.cluster.uptime(), "cpu": 0.25, "wait": 0, "idle": 0,
+        "uptime": call.cluster.node_uptime(&node.name), "cpu": cpu, "wait": 0, "idle": 0,
         "loadavg": ["0.50", "0.40", "0.30"],
         "memory": {"total": node.memory, "used": used, "free": node.memory.saturating_sub(used)},
         "swap": {"total": 0, "used": 0, "free": 0},

@@ -1,12 +1,13 @@
-//! Starting and stopping VMs. What goes wrong is never in the answer: it is in the exit status of the task.
+//! Starting and stopping guests. What goes wrong is never in the answer: it is in the exit status of the task.
+//!
+//! Read next: `containers.rs`, `lrm.rs`.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Call, Refusal, Reply, lock_timeout, vm_on};
-use crate::sim::world::guest::{Guest, Run, volume_of};
-use crate::sim::world::rights::Identity;
+use super::{Call, Refusal, Reply, guest_on, lock_timeout, missing};
+use crate::sim::world::guest::{Guest, Run, holds_volume, volume_of};
 use crate::sim::world::task::{Stage, Work};
 
 const ROOT_ONLY: &[&str] = &[
@@ -20,76 +21,81 @@ const ROOT_ONLY: &[&str] = &[
     "nets-host-mtu",
 ];
 
-/// What a task does to the guest, and for how long it may.
-#[derive(Clone, Debug)]
-struct Order {
-    node: String,
-    vmid: u32,
-    skip_lock: bool,
-    timeout: Option<u64>,
-    force: bool,
+/// What is to be done to which guest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order {
+    pub(crate) node: String,
+    pub(crate) vmid: u32,
+    pub(crate) container: bool,
+    pub(crate) skip_lock: bool,
+    pub(crate) timeout: Option<u64>,
+    pub(crate) force: bool,
 }
 
-fn order(call: &Call<'_>) -> Result<Order, Refusal> {
+pub(super) fn order(call: &Call<'_>) -> Result<Order, Refusal> {
     call.only_root(ROOT_ONLY)?;
     Ok(Order {
         node: call.node.clone(),
         vmid: call.vmid(),
+        container: false,
         skip_lock: call.flag("skiplock"),
         timeout: call.number("timeout"),
         force: call.flag("forceStop"),
     })
 }
 
-/// Starts the task, or hands it to HA when HA manages the guest.
-fn begin(call: &mut Call<'_>, kind: &str, ha_state: &str, work: Work) -> Value {
+/// Starts a task, or has HA do it: it only takes the request, and acts when it comes to it.
+pub(super) fn begin(call: &mut Call<'_>, kind: &str, wish: Wanted, work: Work) -> Value {
     let vmid = call.vmid();
-    let managed = call
-        .cluster
-        .ha
-        .iter_mut()
-        .find(|ha| ha.guest == vmid && ha.state != "ignored");
-    let Some(resource) = managed else {
+    if call.cluster.managed(vmid).is_none() {
         return call.start_task(kind, &vmid.to_string(), work);
+    }
+    let sid = call.cluster.sid(vmid);
+    let word = if sid.starts_with("ct") { "CT" } else { "VM" };
+    let (kind, what) = match wish {
+        Wanted::Started => {
+            let resource = call.cluster.ha.iter_mut().find(|ha| ha.guest == vmid);
+            if let Some(resource) = resource {
+                resource.state = "started".to_owned();
+            }
+            ("hastart", "start")
+        }
+        Wanted::Stopped(timeout) => {
+            let commands = &mut call.cluster.manager.commands;
+            commands.push(format!("stop {sid} {timeout}"));
+            ("hastop", "stop")
+        }
     };
-    // HA only takes the request; it acts later, as root.
-    resource.state = ha_state.to_owned();
-    let upid = call.start_task(
-        if ha_state == "started" {
-            "hastart"
-        } else {
-            "hastop"
-        },
-        &vmid.to_string(),
-        Box::new(|_| Some(Ok(()))),
-    );
-    let root = Identity {
-        user: "root@pam".to_owned(),
-        token: None,
-    };
-    let later = call
-        .cluster
-        .add_task(&call.node, kind, &vmid.to_string(), &root);
-    call.jobs.push((later, work));
-    upid
+    let line = format!("Requesting HA {what} for {word} {vmid}");
+    let work: Work = Box::new(move |stage| {
+        stage.log.push(line.clone());
+        Some(Ok(()))
+    });
+    call.start_task(kind, &vmid.to_string(), work)
+}
+
+/// What HA is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    Started,
+    /// With the seconds it may take; 0 for at once.
+    Stopped(u64),
 }
 
 /// Takes the lock on the guest's file for a task; `None`: still waiting.
-fn take_lock(stage: &mut Stage<'_>, order: &Order) -> Option<Result<(), String>> {
+pub(in crate::sim::api) fn take_lock(
+    stage: &mut Stage<'_>,
+    order: &Order,
+) -> Option<Result<(), String>> {
     let upid = stage.upid.to_owned();
     let waited = stage.elapsed > Duration::from_millis(stage.pace.lock_wait);
     let guest = match stage.cluster.guests.get_mut(&order.vmid) {
         Some(guest) if guest.node == order.node => guest,
-        _ => {
-            return Some(Err(format!(
-                "Configuration file 'nodes/{}/qemu-server/{}.conf' does not exist",
-                order.node, order.vmid
-            )));
-        }
+        _ => return Some(Err(missing(&order.node, order.vmid, order.container))),
     };
     match &guest.holder {
         Some(holder) if *holder != upid => {
-            return waited.then(|| Err(lock_timeout(order.vmid)));
+            return waited.then(|| Err(lock_timeout(guest)));
         }
         _ => guest.holder = Some(upid),
     }
@@ -101,8 +107,13 @@ fn take_lock(stage: &mut Stage<'_>, order: &Order) -> Option<Result<(), String>>
 
 /// `POST status/start`.
 pub(super) fn start(call: &mut Call<'_>) -> Reply {
-    let order = order(call)?;
-    let work: Work = Box::new(move |stage| {
+    let work = start_work(order(call)?);
+    Ok(begin(call, "qmstart", Wanted::Started, work))
+}
+
+/// Returns the work of a start.
+pub(crate) fn start_work(order: Order) -> Work {
+    Box::new(move |stage| {
         match take_lock(stage, &order) {
             None => return None,
             Some(Err(text)) => return Some(Err(text)),
@@ -114,23 +125,31 @@ pub(super) fn start(call: &mut Call<'_>) -> Reply {
             .get(&order.vmid)
             .is_some_and(|guest| guest.run.is_some());
         if running {
-            return Some(Err(format!("VM {} already running", order.vmid)));
+            let word = if order.container { "CT" } else { "VM" };
+            return Some(Err(format!("{word} {} already running", order.vmid)));
         }
         if stage.elapsed < Duration::from_millis(stage.pace.start) {
             return None;
         }
         Some(launch(stage, &order.node, order.vmid))
-    });
-    Ok(begin(call, "qmstart", "started", work))
+    })
 }
 
 /// Starts a VM now, when it can start at all.
-pub(super) fn launch(stage: &mut Stage<'_>, node: &str, vmid: u32) -> Result<(), String> {
+pub(in crate::sim::api) fn launch(
+    stage: &mut Stage<'_>,
+    node: &str,
+    vmid: u32,
+) -> Result<(), String> {
     let cluster = &mut *stage.cluster;
     if let Some(guest) = cluster.guests.get_mut(&vmid) {
         guest.settle_all();
     }
-    let guest = vm_on(cluster, node, vmid)?.clone();
+    let container = cluster
+        .guests
+        .get(&vmid)
+        .is_some_and(|guest| guest.container);
+    let guest = guest_on(cluster, node, vmid, container)?.clone();
     can_start(cluster, &guest)?;
     let pid = cluster.next_pid();
     stage.machine.start(&cluster.running_guest(&guest));
@@ -141,6 +160,7 @@ pub(super) fn launch(stage: &mut Stage<'_>, node: &str, vmid: u32) -> Result<(),
             qmp_status: "running".to_owned(),
         });
     }
+    cluster.remember(vmid);
     Ok(())
 }
 
@@ -151,9 +171,14 @@ fn can_start(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), 
         .get("template")
         .is_some_and(|value| value == "1")
     {
-        return Err("you can't start a vm if it's a template".to_owned());
+        return Err(match guest.container {
+            true => "you can't start a CT if it's a template".to_owned(),
+            false => "you can't start a vm if it's a template".to_owned(),
+        });
     }
-    let modern = cluster.release() >= (9, 0);
+    if guest.container {
+        return can_start_container(cluster, guest);
+    }
     for (key, value) in guest.drives() {
         let volume = volume_of(value);
         if volume == "cdrom" {
@@ -181,6 +206,42 @@ fn can_start(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), 
             return Err("start failed: QEMU exited with code 1".to_owned());
         }
     }
+    check_bridges(cluster, guest)?;
+    machine_exists(cluster, guest)
+}
+
+/// Volumes and bridges; what is inside a container is not looked at.
+fn can_start_container(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), String> {
+    for (key, value) in guest
+        .config
+        .iter()
+        .filter(|(key, _)| holds_volume(key) && !key.starts_with("unused"))
+    {
+        let volume = volume_of(value);
+        if volume.starts_with('/') {
+            continue;
+        }
+        let name = cluster.parse_volume(volume)?;
+        cluster.active_storage(&name.storage, &guest.node)?;
+        if cluster.look_at_volume(name, &guest.node)?.is_none() {
+            return Err(format!(
+                "startup for container '{}' failed: {key}",
+                guest.vmid
+            ));
+        }
+    }
+    match check_bridges(cluster, guest) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(format!("startup for container '{}' failed", guest.vmid)),
+    }
+}
+
+/// Checks that a guest's node has the bridges it is connected to.
+pub(in crate::sim::api) fn check_bridges(
+    cluster: &crate::sim::world::Cluster,
+    guest: &Guest,
+) -> Result<(), String> {
+    let modern = cluster.release() >= (9, 0);
     let bridges = cluster
         .node(&guest.node)
         .map(|node| node.bridges.clone())
@@ -200,7 +261,7 @@ fn can_start(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), 
             });
         }
     }
-    machine_exists(cluster, guest)
+    Ok(())
 }
 
 fn option_size(guest: &Guest, key: &str) -> u64 {
@@ -212,7 +273,10 @@ fn option_size(guest: &Guest, key: &str) -> u64 {
 }
 
 /// A pinned machine that is newer than the node's QEMU does not start.
-fn machine_exists(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result<(), String> {
+pub(in crate::sim::api) fn machine_exists(
+    cluster: &crate::sim::world::Cluster,
+    guest: &Guest,
+) -> Result<(), String> {
     let installed = cluster.qemu_version(&guest.node);
     let wanted = guest.config.get("machine").map_or("", String::as_str);
     let wanted = wanted.split(',').next().unwrap_or_default();
@@ -234,7 +298,7 @@ fn machine_exists(cluster: &crate::sim::world::Cluster, guest: &Guest) -> Result
 }
 
 /// Ends a VM's process; `hard` without letting it finish what it writes.
-fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
+pub(in crate::sim::api) fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
     let Some(guest) = stage.cluster.guests.get(&vmid).cloned() else {
         return;
     };
@@ -245,12 +309,19 @@ fn end(stage: &mut Stage<'_>, vmid: u32, hard: bool) {
         guest.run = None;
         guest.settle_all();
     }
+    stage.cluster.remember(vmid);
 }
 
 /// `POST status/stop`.
 pub(super) fn stop(call: &mut Call<'_>) -> Reply {
     let order = order(call)?;
     let overrule = call.flag("overrule-shutdown");
+    if overrule && call.cluster.managed(order.vmid).is_some() {
+        return Err(Refusal::param(
+            "overrule-shutdown",
+            "Not applicable for HA resources.",
+        ));
+    }
     if overrule {
         let id = order.vmid.to_string();
         let shutting = |task: &&mut crate::sim::world::task::Task| {
@@ -260,7 +331,13 @@ pub(super) fn stop(call: &mut Call<'_>) -> Reply {
             task.aborted = true;
         }
     }
-    let work: Work = Box::new(move |stage| match take_lock(stage, &order) {
+    let work = stop_work(order);
+    Ok(begin(call, "qmstop", Wanted::Stopped(0), work))
+}
+
+/// Returns the work of a stop.
+pub(crate) fn stop_work(order: Order) -> Work {
+    Box::new(move |stage| match take_lock(stage, &order) {
         Some(Ok(())) => {
             let running = stage
                 .cluster
@@ -273,8 +350,7 @@ pub(super) fn stop(call: &mut Call<'_>) -> Reply {
             Some(Ok(()))
         }
         other => other,
-    });
-    Ok(begin(call, "qmstop", "stopped", work))
+    })
 }
 
 /// `POST status/shutdown`.
@@ -295,12 +371,19 @@ pub(super) fn shutdown(call: &mut Call<'_>) -> Reply {
                 .find_map(|part| part.strip_prefix("down="))
         })
         .and_then(|seconds| seconds.parse().ok());
-    let timeout = Duration::from_secs(order.timeout.or(down).unwrap_or(60));
+    let seconds = order.timeout.or(down).unwrap_or(60);
+    let work = shutdown_work(order, seconds);
+    Ok(begin(call, "qmshutdown", Wanted::Stopped(seconds), work))
+}
+
+/// Returns the work of a shutdown that may take that many seconds.
+pub(crate) fn shutdown_work(order: Order, seconds: u64) -> Work {
+    let timeout = Duration::from_secs(seconds);
     let mut since: Option<Instant> = None;
-    let work: Work = Box::new(move |stage| {
+    Box::new(move |stage| {
         match take_lock(stage, &order) {
             Some(Ok(())) => {}
-            Some(Err(text)) if text.starts_with("Configuration file") => {
+            Some(Err(text)) if text.starts_with("Configuration file") && !order.container => {
                 return Some(Err(format!(
                     "unable to find configuration file for VM {} on node '{}'",
                     order.vmid, order.node
@@ -313,6 +396,10 @@ pub(super) fn shutdown(call: &mut Call<'_>) -> Reply {
             return Some(Ok(()));
         }
         let waited = since.get_or_insert_with(Instant::now).elapsed();
+        let paused = guest
+            .run
+            .as_ref()
+            .is_some_and(|run| run.qmp_status == "paused");
         let obeys = !guest.ignores_shutdown && !paused;
         if obeys && waited >= Duration::from_millis(guest.shutdown) {
             end(stage, order.vmid, false);
@@ -322,15 +409,17 @@ pub(super) fn shutdown(call: &mut Call<'_>) -> Reply {
             return None;
         }
         if !order.force {
-            return Some(Err("VM quit/powerdown failed - got timeout".to_owned()));
+            return Some(Err(match order.container {
+                true => "container did not stop".to_owned(),
+                false => "VM quit/powerdown failed - got timeout".to_owned(),
+            }));
         }
         stage
             .log
             .push("VM still running - terminating now with SIGTERM".to_owned());
         end(stage, order.vmid, true);
         Some(Ok(()))
-    });
-    Ok(begin(call, "qmshutdown", "stopped", work))
+    })
 }
 
 /// Returns the order for a VM that must be running.

@@ -4,7 +4,7 @@
 //! It holds values only and never checks anything: read next `check.rs` (the checks) and `config_keys.rs` (the keys
 //! of a VM's configuration).
 
-use super::config_keys;
+use super::{config_keys, container_keys};
 
 /// A release as major and minor.
 pub type Version = (u32, u32);
@@ -247,16 +247,28 @@ pub struct Endpoint {
     pub access: Access,
     /// Its own parameters.
     pub params: &'static [Param],
-    /// Whether it takes the keys of a VM's configuration as well.
-    pub config: bool,
+    /// Whether it takes the keys of a guest's configuration as well.
+    pub config: Keys,
+}
+
+/// Which keys of a configuration an endpoint takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// None.
+    None,
+    /// Those of a VM.
+    Vm,
+    /// Those of a container.
+    Container,
 }
 
 impl Endpoint {
     /// Returns all parameters a release knows.
     pub fn params_in(&self, version: Version) -> impl Iterator<Item = &'static Param> {
         let config: &'static [Param] = match self.config {
-            true => config_keys::KEYS,
-            false => &[],
+            Keys::Vm => config_keys::KEYS,
+            Keys::Container => container_keys::KEYS,
+            Keys::None => &[],
         };
         self.params
             .iter()
@@ -277,7 +289,7 @@ const fn endpoint(
         since: (0, 0),
         access,
         params,
-        config: false,
+        config: Keys::None,
     }
 }
 
@@ -288,7 +300,12 @@ impl Endpoint {
     }
 
     const fn with_config(mut self) -> Endpoint {
-        self.config = true;
+        self.config = Keys::Vm;
+        self
+    }
+
+    const fn with_container_config(mut self) -> Endpoint {
+        self.config = Keys::Container;
         self
     }
 }
@@ -306,6 +323,9 @@ const SNAPNAME: Param = text("snapname")
     .longest(40)
     .format(Format::ConfigId);
 const VM: &[Param] = &[NODE, VMID];
+const SID: Param = text("sid").required();
+const MIGRATE_VM: Access = Access::Any("/vms/{vmid}", &["VM.Migrate"]);
+const CONSOLE: Access = Access::Any("/", &["Sys.Console"]);
 const AUDIT_VM: Access = Access::Any("/vms/{vmid}", &["VM.Audit"]);
 const POWER_VM: Access = Access::Any("/vms/{vmid}", &["VM.PowerMgmt"]);
 const AUDIT_ROOT: Access = Access::Any("/", &["Sys.Audit"]);
@@ -403,10 +423,76 @@ pub const ENDPOINTS: &[Endpoint] = &[
         AUDIT_ROOT,
         &[text("type").words(&["ct", "vm"])],
     ),
+    endpoint("GET", "/cluster/ha/resources/{sid}", AUDIT_ROOT, &[SID]),
+    endpoint(
+        "PUT",
+        "/cluster/ha/resources/{sid}",
+        CONSOLE,
+        &[
+            SID,
+            text("comment").longest(4096),
+            text("delete"),
+            text("digest"),
+            boolean("failback").since(9, 0),
+            text("group").format(Format::ConfigId),
+            integer("max_relocate").least(0),
+            integer("max_restart").least(0),
+            text("state").words(&["started", "stopped", "enabled", "disabled", "ignored"]),
+        ],
+    ),
+    endpoint(
+        "POST",
+        "/cluster/ha/resources/{sid}/migrate",
+        CONSOLE,
+        &[SID, text("node").required()],
+    ),
+    endpoint(
+        "POST",
+        "/cluster/ha/resources/{sid}/relocate",
+        CONSOLE,
+        &[SID, text("node").required()],
+    ),
+    endpoint("GET", "/cluster/ha/groups", AUDIT_ROOT, &[]),
+    endpoint(
+        "GET",
+        "/cluster/ha/rules",
+        AUDIT_ROOT,
+        &[
+            text("type").words(&["node-affinity", "resource-affinity"]),
+            text("resource"),
+        ],
+    )
+    .since(9, 0),
     endpoint("GET", "/cluster/ha/status/current", AUDIT_ROOT, &[]),
     endpoint("GET", "/cluster/ha/status/manager_status", AUDIT_ROOT, &[]),
     endpoint("GET", "/nodes", Access::User, &[]),
     endpoint("GET", "/nodes/{node}/status", AUDIT_NODE, &[NODE]),
+    endpoint(
+        "POST",
+        "/nodes/{node}/status",
+        Access::Any("/nodes/{node}", &["Sys.PowerMgmt"]),
+        &[
+            NODE,
+            text("command").required().words(&["reboot", "shutdown"]),
+        ],
+    ),
+    endpoint(
+        "GET",
+        "/nodes/{node}/config",
+        AUDIT_ROOT,
+        &[NODE, text("property")],
+    ),
+    endpoint(
+        "PUT",
+        "/nodes/{node}/config",
+        Access::Any("/", &["Sys.Modify"]),
+        &[
+            NODE,
+            text("delete"),
+            text("description").longest(64 << 10),
+            text("digest").longest(40),
+        ],
+    ),
     endpoint("GET", "/nodes/{node}/version", Access::User, &[NODE]),
     endpoint(
         "GET",
@@ -562,10 +648,52 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[NODE, VMID, SNAPNAME],
     ),
     endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/snapshot",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot"]),
+        &[
+            NODE,
+            VMID,
+            SNAPNAME,
+            text("description"),
+            boolean("vmstate"),
+        ],
+    ),
+    endpoint(
+        "DELETE",
+        "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot"]),
+        &[NODE, VMID, SNAPNAME, boolean("force")],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback",
+        Access::Any("/vms/{vmid}", &["VM.Snapshot", "VM.Snapshot.Rollback"]),
+        &[NODE, VMID, SNAPNAME, boolean("start").since(7, 4)],
+    ),
+    endpoint(
         "GET",
         "/nodes/{node}/qemu/{vmid}/migrate",
-        Access::Any("/vms/{vmid}", &["VM.Migrate"]),
+        MIGRATE_VM,
         &[NODE, VMID, text("target")],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/migrate",
+        MIGRATE_VM,
+        &[
+            NODE,
+            VMID,
+            text("target").required(),
+            boolean("online"),
+            boolean("force"),
+            text("migration_type").words(&["secure", "insecure"]),
+            text("migration_network"),
+            boolean("with-local-disks"),
+            text("targetstorage"),
+            integer("bwlimit").least(0),
+            boolean("with-conntrack-state").since(9, 0),
+        ],
     ),
     endpoint(
         "PUT",
@@ -673,6 +801,72 @@ pub const ENDPOINTS: &[Endpoint] = &[
             VMID,
             boolean("current"),
             text("snapshot").longest(40).format(Format::ConfigId),
+        ],
+    ),
+    endpoint(
+        "PUT",
+        "/nodes/{node}/lxc/{vmid}/config",
+        CONFIGURE_VM,
+        &[
+            NODE,
+            VMID,
+            text("delete"),
+            text("revert"),
+            text("digest").longest(40),
+        ],
+    )
+    .with_container_config(),
+    endpoint("GET", "/nodes/{node}/lxc/{vmid}/pending", AUDIT_VM, VM),
+    endpoint("GET", "/nodes/{node}/lxc/{vmid}/snapshot", AUDIT_VM, VM),
+    endpoint(
+        "GET",
+        "/nodes/{node}/lxc/{vmid}/status/current",
+        AUDIT_VM,
+        VM,
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/lxc/{vmid}/status/start",
+        POWER_VM,
+        &[NODE, VMID, SKIPLOCK, boolean("debug")],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/lxc/{vmid}/status/stop",
+        POWER_VM,
+        &[
+            NODE,
+            VMID,
+            SKIPLOCK,
+            boolean("overrule-shutdown").since(8, 2),
+        ],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/lxc/{vmid}/status/shutdown",
+        POWER_VM,
+        &[NODE, VMID, TIMEOUT, boolean("forceStop")],
+    ),
+    endpoint(
+        "GET",
+        "/nodes/{node}/lxc/{vmid}/migrate",
+        MIGRATE_VM,
+        &[NODE, VMID, text("target")],
+    )
+    .since(9, 0),
+    endpoint(
+        "POST",
+        "/nodes/{node}/lxc/{vmid}/migrate",
+        MIGRATE_VM,
+        &[
+            NODE,
+            VMID,
+            text("target").required(),
+            boolean("online"),
+            boolean("restart"),
+            integer("timeout"),
+            number("bwlimit").least(0),
+            text("target-storage").since(7, 2),
         ],
     ),
     endpoint(

@@ -127,6 +127,11 @@ impl Server {
             Some(FaultKind::LostAnswer) => lost = true,
             Some(FaultKind::LostRequest) => return Err(Broken),
             Some(FaultKind::Hang) => std::future::pending::<()>().await,
+            Some(FaultKind::HangAfter) => {
+                self.carry_out(&parsed).await;
+                self.faults.died();
+                std::future::pending::<()>().await;
+            }
             Some(FaultKind::Delay(time)) => tokio::time::sleep(time).await,
             Some(FaultKind::Before(callback)) => callback(),
             Some(FaultKind::After(callback)) => {
@@ -151,7 +156,7 @@ impl Server {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, World> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,7 +168,9 @@ impl Server {
                 let mut world = self.lock();
                 let pace = world.pace.clone();
                 let cluster = &mut world.clusters[self.place];
+                cluster.sync_files();
                 let outcome = gate::answer(cluster, request);
+                cluster.sync_files();
                 (
                     outcome,
                     Duration::from_millis(pace.lock_wait),
@@ -187,12 +194,18 @@ impl Server {
         }
     }
 
-    async fn run_task(&self, upid: String, mut work: Work) {
+    /// Does a task's work to its end.
+    pub(crate) async fn run_task(&self, upid: String, mut work: Work) {
         loop {
             let ended = {
                 let mut world = self.lock();
                 let pace = world.pace.clone();
-                world.clusters[self.place].poll_task(&upid, &mut work, &self.machine, &pace)
+                let cluster = &mut world.clusters[self.place];
+                let ended = cluster.poll_task(&upid, &mut work, &self.machine, &pace);
+                if ended {
+                    cluster.sync_files();
+                }
+                ended
             };
             if ended {
                 return;

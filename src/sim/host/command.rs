@@ -115,17 +115,40 @@ pub(super) enum Program {
     Subsystem(PathBuf),
 }
 
+/// What of a node is the host's own, where its directory has it. A command of the embedded server runs on this machine,
+/// which has something else there, or nothing; so it is told the other name.
+const OF_A_NODE: [&str; 2] = ["/etc/pve", "/var/lock/qemu-server"];
+
+/// Returns a command line with the names of files of a node as this machine has them.
+fn seen_from(home: &Path, line: Vec<u8>) -> Vec<u8> {
+    if !home.join("etc/pve").is_dir() {
+        return line;
+    }
+    match String::from_utf8(line) {
+        Ok(text) => {
+            let named =
+                |text: String, name: &str| text.replace(name, &format!("{}{name}", home.display()));
+            OF_A_NODE.into_iter().fold(text, named).into_bytes()
+        }
+        Err(odd) => odd.into_bytes(),
+    }
+}
+
 /// Starts a program as the leader of a process group of its own, with an environment like that of an SSH server.
 pub(super) fn spawn(program: Program, home: &Path, user: &str) -> std::io::Result<Child> {
     let mut command = match program {
         Program::Shell(line) => {
             let mut command = tokio::process::Command::new("/bin/sh");
-            command.arg("-c").arg(OsString::from_vec(line));
+            command
+                .arg("-c")
+                .arg(OsString::from_vec(seen_from(home, line)));
             command
         }
         Program::Subsystem(path) => tokio::process::Command::new(path),
     };
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let mut path = home.join(super::PROGRAMS).into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
     command
         .env_clear()
         .env("PATH", path)
@@ -153,6 +176,8 @@ pub(super) struct Exec {
     pub(super) groups: Arc<Groups>,
     /// Ends, by a value or by losing its sender, when the channel closes or the connection breaks.
     pub(super) closed: oneshot::Receiver<()>,
+    /// Whether the client is told how it ended.
+    pub(super) answers: bool,
 }
 
 impl Exec {
@@ -188,7 +213,9 @@ impl Exec {
         if let Some(Ok(status)) = ended {
             // First of all, as the number may be used anew from here on.
             self.groups.forget(self.leader);
-            report_exit(&self.handle, id, status).await;
+            if self.answers {
+                report_exit(&self.handle, id, status).await;
+            }
         } else {
             if timeout(GRACE, self.child.wait()).await.is_err() {
                 self.groups.signal(self.leader, Signal::KILL);

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::command::{Exec, Groups, Program, spawn};
+use super::faults::{CommandFault, CommandFaults};
 use super::gate::{Gate, GatedStream};
 use super::{ANY_PORT, HostError, HostSettings};
 
@@ -49,6 +50,7 @@ pub(super) struct Embedded {
     stop: watch::Sender<bool>,
     groups: Arc<Groups>,
     received: Arc<Received>,
+    pub(super) faults: Arc<CommandFaults>,
     /// Closed when the last task of the server has ended.
     ended: mpsc::Receiver<()>,
 }
@@ -65,6 +67,13 @@ struct Shared {
     authorized: Vec<PublicKey>,
     groups: Arc<Groups>,
     received: Arc<Received>,
+    faults: Arc<CommandFaults>,
+}
+
+impl Shared {
+    fn is_off(&self) -> bool {
+        self.home.join(super::POWERED_OFF).exists()
+    }
 }
 
 impl Embedded {
@@ -91,6 +100,7 @@ impl Embedded {
         let address = listener.local_addr().map_err(listen)?;
         let groups = Arc::new(Groups::default());
         let received = Arc::new(Received::default());
+        let faults = Arc::new(CommandFaults::default());
         let shared = Arc::new(Shared {
             name: settings.name.clone(),
             user: user.to_owned(),
@@ -98,6 +108,7 @@ impl Embedded {
             authorized,
             groups: Arc::clone(&groups),
             received: Arc::clone(&received),
+            faults: Arc::clone(&faults),
         });
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
@@ -109,6 +120,7 @@ impl Embedded {
             stop,
             groups,
             received,
+            faults,
             ended,
         })
     }
@@ -180,6 +192,8 @@ async fn accept(
 ) {
     loop {
         match listener.accept().await {
+            // Without power there is nobody to answer.
+            Ok((stream, _)) if shared.is_off() => drop(stream),
             Ok((stream, _)) => {
                 let config = Arc::clone(&config);
                 let shared = Arc::clone(&shared);
@@ -270,15 +284,27 @@ impl Connection {
     fn start(
         &mut self,
         id: ChannelId,
-        program: Program,
+        mut program: Program,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(channel) = self.waiting.remove(&id) else {
             return session.channel_failure(id);
         };
+        if self.shared.is_off() {
+            return session.channel_failure(id);
+        }
+        let mut fault = None;
         if let Program::Shell(line) = &program {
             let line = String::from_utf8_lossy(line).into_owned();
+            fault = self.shared.faults.hit(&line);
             self.lines.insert(id, line);
+        }
+        match &fault {
+            Some(CommandFault::Error) => {
+                program = Program::Shell(b"echo broken >&2; exit 1".to_vec())
+            }
+            Some(CommandFault::Hang) => program = Program::Shell(b"exec sleep 3600".to_vec()),
+            Some(CommandFault::LostAnswer | CommandFault::Started(_)) | None => {}
         }
         let started = spawn(program, &self.shared.home, &self.shared.user).and_then(|child| {
             match child.id() {
@@ -308,7 +334,11 @@ impl Connection {
             gate: Arc::clone(&self.gate),
             groups: Arc::clone(&self.shared.groups),
             closed,
+            answers: !matches!(fault, Some(CommandFault::LostAnswer)),
         };
+        if let Some(CommandFault::Started(callback)) = fault {
+            callback();
+        }
         let alive = self.alive.clone();
         tokio::spawn(async move {
             exec.run().await;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use std::collections::BTreeMap;
 
+use tokio::sync::Notify;
+
 /// What happens to a request that a rule matches.
 #[derive(Clone)]
 pub enum FaultKind {
@@ -19,6 +21,8 @@ pub enum FaultKind {
     LostRequest,
     /// Never answered, not carried out.
     Hang,
+    /// The request is carried out, and no answer comes.
+    HangAfter,
     /// Carried out after this time.
     Delay(Duration),
     /// The callback is called, then the request is carried out.
@@ -37,6 +41,7 @@ impl fmt::Debug for FaultKind {
             FaultKind::LostAnswer => f.write_str("LostAnswer"),
             FaultKind::LostRequest => f.write_str("LostRequest"),
             FaultKind::Hang => f.write_str("Hang"),
+            FaultKind::HangAfter => f.write_str("HangAfter"),
             FaultKind::Delay(time) => write!(f, "Delay({time:?})"),
             FaultKind::Before(_) => f.write_str("Before"),
             FaultKind::After(_) => f.write_str("After"),
@@ -89,8 +94,18 @@ pub struct Recorded {
     pub status: u16,
 }
 
+/// The end of whoever sends requests.
+#[derive(Debug)]
+struct Death {
+    /// Requests until then; 0 afterwards.
+    left: usize,
+    after: bool,
+    notify: Arc<Notify>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
+    death: Option<Death>,
     rules: Vec<(Fault, usize)>,
     recorded: Vec<Recorded>,
 }
@@ -148,8 +163,49 @@ impl Faults {
         }
     }
 
+    /// Has the n-th request from now on (counted from 1, logins included) be the last that is heard, as if its sender had
+    /// died with it; with `after` it is carried out. Returns what is notified at that moment.
+    ///
+    /// Neither it nor any later request is answered until [`Faults::revive`].
+    pub fn die_at(&self, nth: usize, after: bool) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        self.inner().death = Some(Death {
+            left: nth.max(1),
+            after,
+            notify: Arc::clone(&notify),
+        });
+        notify
+    }
+
+    /// Tells that the last request was carried out.
+    pub(crate) fn died(&self) {
+        if let Some(death) = &self.inner().death {
+            death.notify.notify_one();
+        }
+    }
+
+    /// Has requests answered again; says whether the n-th had come.
+    pub fn revive(&self) -> bool {
+        let death = self.inner().death.take();
+        death.is_some_and(|death| death.left == 0)
+    }
+
     /// Returns what happens to this request; counts it for every rule it matches.
     pub(crate) fn hit(&self, cluster: &str, method: &str, path: &str) -> Option<FaultKind> {
+        if let Some(death) = &mut self.inner().death {
+            match death.left {
+                0 => return Some(FaultKind::Hang),
+                1 => {
+                    death.left = 0;
+                    if death.after {
+                        return Some(FaultKind::HangAfter);
+                    }
+                    death.notify.notify_one();
+                    return Some(FaultKind::Hang);
+                }
+                _ => death.left -= 1,
+            }
+        }
         let mut hit = None;
         for (fault, count) in &mut self.inner().rules {
             let same =
@@ -196,6 +252,19 @@ mod tests {
         check("*/config", "/nodes/a/qemu/100/config", true);
         check("/version", "/version", true);
         check("*", "", true);
+    }
+
+    #[test]
+    fn the_dead_send_nothing_more() {
+        let faults = Faults::default();
+        faults.die_at(2, true);
+        assert!(faults.hit("a", "GET", "/x").is_none());
+        let last = faults.hit("a", "PUT", "/x");
+        assert!(matches!(last, Some(FaultKind::HangAfter)), "{last:?}");
+        let later = faults.hit("a", "PUT", "/x");
+        assert!(matches!(later, Some(FaultKind::Hang)), "{later:?}");
+        assert!(faults.revive());
+        assert!(faults.hit("a", "PUT", "/x").is_none());
     }
 
     #[test]

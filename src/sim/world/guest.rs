@@ -70,6 +70,12 @@ pub struct Guest {
     pub shutdown: u64,
     /// Whether it does not react to a shutdown.
     pub ignores_shutdown: bool,
+    /// CPU it uses while it runs, 0.0 to 1.0 of its own.
+    pub cpu: f64,
+    /// What a migration of it fails with half-way; empty for none.
+    pub migration_fault: String,
+    /// The node it is on its way to.
+    pub migrating_to: Option<String>,
 }
 
 /// Keys that take effect at once on a running guest.
@@ -132,6 +138,15 @@ pub fn is_drive(key: &str) -> bool {
         .is_ok_and(|key| key.bus != Bus::Unused)
 }
 
+/// Tells whether a key holds a volume: a drive, attached or not, or what a container mounts.
+pub fn holds_volume(key: &str) -> bool {
+    let numbered = |stem| {
+        key.strip_prefix(stem)
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    key == "rootfs" || numbered("mp") || key.parse::<DriveKey>().is_ok()
+}
+
 impl Guest {
     /// Returns a guest that has no configuration yet.
     pub fn new(vmid: u32, node: &str) -> Guest {
@@ -148,6 +163,9 @@ impl Guest {
             write_rate: 0,
             shutdown: 100,
             ignores_shutdown: false,
+            cpu: 0.0,
+            migration_fault: String::new(),
+            migrating_to: None,
         }
     }
 
@@ -158,6 +176,19 @@ impl Guest {
             && self.config.len() == 1
     }
 
+    /// Returns `VM` or `CT`, as messages say.
+    pub fn kind_word(&self) -> &'static str {
+        match self.container {
+            true => "CT",
+            false => "VM",
+        }
+    }
+
+    /// Tells whether it is a template.
+    pub fn is_template(&self) -> bool {
+        self.flag("template")
+    }
+
     /// Returns its lock.
     pub fn lock(&self) -> Option<&str> {
         self.config.get("lock").map(String::as_str)
@@ -166,7 +197,7 @@ impl Guest {
     /// Returns `VM is locked (x)` when it is.
     pub fn check_lock(&self) -> Result<(), String> {
         match self.lock() {
-            Some(lock) => Err(format!("VM is locked ({lock})")),
+            Some(lock) => Err(format!("{} is locked ({lock})", self.kind_word())),
             None => Ok(()),
         }
     }
@@ -174,7 +205,7 @@ impl Guest {
     /// Returns its name; a VM without one is shown by its number.
     pub fn name(&self) -> String {
         let key = if self.container { "hostname" } else { "name" };
-        let unnamed = if self.container { "CT" } else { "VM" };
+        let unnamed = self.kind_word();
         match self.config.get(key) {
             Some(name) => name.clone(),
             None => format!("{unnamed} {}", self.vmid),
@@ -229,7 +260,7 @@ impl Guest {
         let of = |config: &BTreeMap<String, String>| -> Vec<String> {
             config
                 .iter()
-                .filter(|(key, _)| key.parse::<DriveKey>().is_ok())
+                .filter(|(key, _)| holds_volume(key))
                 .map(|(_, value)| volume_of(value).to_owned())
                 .filter(|volume| volume.contains(':'))
                 .collect()
@@ -274,8 +305,13 @@ impl Guest {
         memory.parse::<u64>().unwrap_or(512) << 20
     }
 
-    fn cpus(&self) -> u64 {
+    /// Returns the number of its virtual CPUs.
+    pub fn cpus(&self) -> u64 {
         let number = |key: &str| self.config.get(key).and_then(|n| n.parse::<u64>().ok());
+        if self.container {
+            // One without a limit may use all of its node, which only the node knows; one stands for it here.
+            return number("cores").unwrap_or(1);
+        }
         number("vcpus").unwrap_or(number("sockets").unwrap_or(1) * number("cores").unwrap_or(1))
     }
 
@@ -301,6 +337,9 @@ impl Guest {
         row.insert("maxdisk".to_owned(), json!(self.disk_size()));
         for key in ["cpu", "disk", "diskread", "diskwrite", "netin", "netout"] {
             row.insert(key.to_owned(), json!(0));
+        }
+        if self.run.is_some() && self.cpu > 0.0 {
+            row.insert("cpu".to_owned(), json!(self.cpu));
         }
         if release >= (9, 0) {
             row.insert("memhost".to_owned(), json!(mem));

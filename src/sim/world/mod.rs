@@ -2,12 +2,15 @@
 //!
 //! Holds state and the rules that keep it consistent; it knows no HTTP and no parameter checks (that is `../api`).
 //! Disk images are real files under the simulation's directory, or zvols of a real pool. Read next: [`scenario`] (the start), [`guest`],
-//! [`storage`], [`zpool`], [`rights`], [`task`], [`faults`].
+//! [`storage`], [`zpool`], [`pmxcfs`], [`migration`], [`ha`], [`rights`], [`task`], [`faults`].
 
 pub mod faults;
 pub mod guest;
+pub mod ha;
 pub mod images;
 pub mod machine;
+pub mod migration;
+pub mod pmxcfs;
 pub mod rights;
 pub mod scenario;
 pub mod setup;
@@ -20,8 +23,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use guest::Guest;
+use ha::HaManager;
 use rights::User;
-use scenario::{HaSpec, NodeSpec, Pace, ReplicationSpec, StorageSpec};
+use scenario::{
+    HaGroupSpec, HaRuleSpec, HaSpec, MappingSpec, NodeSpec, Pace, ReplicationSpec, StorageSpec,
+};
 use task::Task;
 
 /// All clusters.
@@ -38,6 +44,28 @@ pub struct World {
 pub struct Broadcast {
     /// Its fields, as `/cluster/resources` shows them.
     pub row: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How a guest was from some moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The guest.
+    pub vmid: u32,
+    /// Its node.
+    pub node: String,
+    /// The node it is on its way to, and which has to have its memory as well.
+    pub coming_to: Option<String>,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// What the guests on a node use.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Use {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// CPUs.
+    pub cpus: f64,
 }
 
 /// One resource pool.
@@ -70,12 +98,28 @@ pub struct Cluster {
     pub replication: Vec<ReplicationSpec>,
     /// Its HA resources.
     pub ha: Vec<HaSpec>,
+    /// Its HA groups.
+    pub ha_groups: Vec<HaGroupSpec>,
+    /// Its HA rules.
+    pub ha_rules: Vec<HaRuleSpec>,
+    /// What its HA manager knows and does.
+    pub manager: HaManager,
+    /// Its mapped devices.
+    pub mappings: Vec<MappingSpec>,
+    /// When each node booted, where that was not at the start.
+    pub booted: BTreeMap<String, Instant>,
+    /// What was asked of nodes: to reboot (true) or to shut down, and when.
+    pub power_requests: Vec<(String, bool, Instant)>,
+    /// Everywhere guests have been and whether they ran, oldest first.
+    pub history: Vec<Moment>,
     /// Its guests.
     pub guests: BTreeMap<u32, Guest>,
     /// Its tasks, oldest first.
     pub tasks: Vec<Task>,
     /// What the nodes last said of their guests.
     pub broadcasts: BTreeMap<u32, Broadcast>,
+    /// What is known of the VMs' configuration files.
+    pub filed: BTreeMap<u32, pmxcfs::Filed>,
     /// The directory that holds one directory tree per node.
     pub directory: PathBuf,
     /// The key its tickets are signed with.
@@ -138,6 +182,53 @@ impl Cluster {
         3_600 + self.born.elapsed().as_secs()
     }
 
+    /// Returns seconds since a node booted.
+    pub fn node_uptime(&self, node: &str) -> u64 {
+        match self.booted.get(node) {
+            Some(booted) => booted.elapsed().as_secs(),
+            None => self.uptime(),
+        }
+    }
+
+    /// Returns the file that is there while a node has no power, for its SSH host.
+    pub fn power_off_file(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.powered-off"))
+    }
+
+    /// Tells whether a node is up.
+    pub fn is_online(&self, node: &str) -> bool {
+        self.node(node).is_some_and(|node| node.online)
+    }
+
+    /// Tells whether most nodes are up; without that nothing can be written.
+    pub fn is_quorate(&self) -> bool {
+        let online = self.nodes.iter().filter(|node| node.online).count();
+        online * 2 > self.nodes.len()
+    }
+
+    /// Returns what the guests use that run on each node.
+    pub fn guest_use(&self) -> BTreeMap<&str, Use> {
+        let mut used: BTreeMap<&str, Use> = BTreeMap::new();
+        for guest in self.guests.values().filter(|guest| guest.run.is_some()) {
+            let on_node = used.entry(guest.node.as_str()).or_default();
+            on_node.memory += guest.memory();
+            on_node.cpus += guest.cpu * guest.cpus() as f64;
+        }
+        used
+    }
+
+    /// Writes down how a guest is now.
+    pub fn remember(&mut self, vmid: u32) {
+        if let Some(guest) = self.guests.get(&vmid) {
+            self.history.push(Moment {
+                vmid,
+                node: guest.node.clone(),
+                coming_to: guest.migrating_to.clone(),
+                running: guest.run.is_some(),
+            });
+        }
+    }
+
     /// Returns a new process id.
     pub fn next_pid(&mut self) -> u32 {
         self.last_pid += 1;
@@ -146,10 +237,12 @@ impl Cluster {
 
     /// Refreshes what the nodes say of their guests; done regularly by the simulation.
     pub fn refresh_broadcasts(&mut self) {
+        let online = self.nodes.iter().filter(|node| node.online);
+        let online: BTreeSet<&str> = online.map(|node| node.name.as_str()).collect();
         let rows: Vec<(u32, Broadcast)> = self
             .guests
             .values()
-            .filter(|guest| self.node(&guest.node).is_some_and(|node| node.online))
+            .filter(|guest| online.contains(guest.node.as_str()))
             .filter(|guest| !guest.is_being_created())
             .map(|guest| {
                 let row = guest.resource_row(self);

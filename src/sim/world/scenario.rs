@@ -31,6 +31,12 @@ pub struct Pace {
     pub refusal: u64,
     /// How long a call waits for a guest that is locked by a task.
     pub lock_wait: u64,
+    /// Of one round of the HA manager and of the nodes that do what it says.
+    pub ha: u64,
+    /// Of a node's boot, and of its way down.
+    pub boot: u64,
+    /// How much memory and how much of disks a migration carries in a second, in bytes; not milliseconds.
+    pub migration: u64,
 }
 
 impl Default for Pace {
@@ -41,6 +47,9 @@ impl Default for Pace {
             start: 1_500,
             refusal: 3_000,
             lock_wait: 10_000,
+            ha: 10_000,
+            boot: 120_000,
+            migration: 110 << 20,
         }
     }
 }
@@ -55,6 +64,9 @@ impl Pace {
             start: 60,
             refusal: 50,
             lock_wait: 400,
+            ha: 60,
+            boot: 300,
+            migration: 32 << 30,
         }
     }
 }
@@ -79,6 +91,14 @@ pub struct ClusterSpec {
     pub replication: Vec<ReplicationSpec>,
     /// Its HA resources.
     pub ha: Vec<HaSpec>,
+    /// Its HA groups; before release 9 only.
+    pub ha_groups: Vec<HaGroupSpec>,
+    /// Its HA rules; from release 9 on.
+    pub ha_rules: Vec<HaRuleSpec>,
+    /// The nodes that are in maintenance.
+    pub maintenance: Vec<String>,
+    /// Its mapped devices; from release 8 on.
+    pub mappings: Vec<MappingSpec>,
     /// Its guests.
     pub guests: Vec<GuestSpec>,
     /// Its clock minus the right time, in seconds, as the `Date` of its answers tells.
@@ -96,6 +116,10 @@ impl Default for ClusterSpec {
             pools: Vec::new(),
             replication: Vec::new(),
             ha: Vec::new(),
+            ha_groups: Vec::new(),
+            ha_rules: Vec::new(),
+            maintenance: Vec::new(),
+            mappings: Vec::new(),
             guests: Vec::new(),
             clock_skew: 0,
         }
@@ -120,6 +144,12 @@ pub struct NodeSpec {
     pub cpus: u32,
     /// Its QEMU, such as `9.2.0`; decides the machine types. Empty: that of the release.
     pub qemu: String,
+    /// Its notes.
+    pub description: String,
+    /// Memory in use beside that of guests, in bytes.
+    pub memory_used: u64,
+    /// CPU in use beside that of guests, 0.0 to 1.0 of all of it.
+    pub cpu_used: f64,
 }
 
 impl Default for NodeSpec {
@@ -132,6 +162,9 @@ impl Default for NodeSpec {
             memory: 64 << 30,
             cpus: 8,
             qemu: String::new(),
+            description: String::new(),
+            memory_used: 2 << 30,
+            cpu_used: 0.25,
         }
     }
 }
@@ -244,6 +277,52 @@ pub struct HaSpec {
     pub state: String,
     /// Its group.
     pub group: Option<String>,
+    /// Whether it stays where it is when a node of higher priority comes back.
+    pub no_failback: bool,
+}
+
+/// One HA group.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HaGroupSpec {
+    /// Its name.
+    pub name: String,
+    /// Its nodes with priorities, `node1:2,node2`.
+    pub nodes: String,
+    /// Whether its guests may be nowhere else.
+    pub restricted: bool,
+    /// Whether its guests stay where they are when a node of higher priority comes back.
+    pub no_failback: bool,
+}
+
+/// One HA rule.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HaRuleSpec {
+    /// Its name.
+    pub name: String,
+    /// The guests it is about.
+    pub guests: Vec<u32>,
+    /// `positive` or `negative` for a rule that keeps guests together or apart; empty for one about nodes.
+    pub affinity: String,
+    /// For a rule about nodes: those, with priorities.
+    pub nodes: String,
+    /// For a rule about nodes: whether its guests may be nowhere else.
+    pub strict: bool,
+    /// Whether it is switched off.
+    pub disabled: bool,
+}
+
+/// One mapped device.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MappingSpec {
+    /// Its name, as in `hostpci0: mapping=NAME`.
+    pub id: String,
+    /// The nodes that have it.
+    pub nodes: Vec<String>,
+    /// Whether it can be migrated while its guest runs.
+    pub live_migration: bool,
 }
 
 /// One guest.
@@ -280,6 +359,10 @@ pub struct GuestSpec {
     pub shutdown: u64,
     /// Whether it does not react to a shutdown.
     pub ignores_shutdown: bool,
+    /// CPU it uses while it runs, 0.0 to 1.0 of its own.
+    pub cpu: f64,
+    /// What a migration of it fails with half-way; empty for none.
+    pub migration_fault: String,
 }
 
 impl Default for GuestSpec {
@@ -300,6 +383,8 @@ impl Default for GuestSpec {
             write_rate: 0,
             shutdown: 100,
             ignores_shutdown: false,
+            cpu: 0.0,
+            migration_fault: String::new(),
         }
     }
 }

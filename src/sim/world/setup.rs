@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::guest::{Guest, Run, Snapshot};
+use super::ha::HaManager;
 use super::rights::User;
 use super::scenario::{ClusterSpec, GuestSpec, Scenario, UserSpec};
 use super::task::unix_now;
@@ -51,9 +52,17 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
             .collect(),
         replication: spec.replication.clone(),
         ha: spec.ha.clone(),
+        ha_groups: spec.ha_groups.clone(),
+        ha_rules: spec.ha_rules.clone(),
+        manager: HaManager::new(&spec.maintenance),
+        mappings: spec.mappings.clone(),
+        booted: BTreeMap::new(),
+        power_requests: Vec::new(),
+        history: Vec::new(),
         guests: BTreeMap::new(),
         tasks: Vec::new(),
         broadcasts: BTreeMap::new(),
+        filed: BTreeMap::new(),
         directory: directory.to_owned(),
         ticket_key: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
         fingerprint: String::new(),
@@ -65,12 +74,21 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         add_guest(&mut cluster, guest)?;
     }
     cluster.refresh_broadcasts();
+    cluster.make_files()?;
+    let vmids: Vec<u32> = cluster.guests.keys().copied().collect();
+    for vmid in vmids {
+        cluster.remember(vmid);
+    }
+    cluster.settle_ha();
     Ok(cluster)
 }
 
 fn directories(cluster: &Cluster) -> io::Result<()> {
     for node in &cluster.nodes {
         fs::create_dir_all(cluster.directory.join(&node.name))?;
+        if !node.online {
+            fs::write(cluster.power_off_file(&node.name), "")?;
+        }
         for storage in &cluster.storages {
             if storage.kind != "dir"
                 || !cluster.storage_serves(storage, &node.name)
@@ -104,6 +122,8 @@ fn add_guest(cluster: &mut Cluster, spec: &GuestSpec) -> io::Result<()> {
     guest.write_rate = spec.write_rate;
     guest.shutdown = spec.shutdown;
     guest.ignores_shutdown = spec.ignores_shutdown;
+    guest.cpu = spec.cpu;
+    guest.migration_fault = spec.migration_fault.clone();
     guest.config = spec.config.clone();
     let name_key = if guest.container { "hostname" } else { "name" };
     guest.config.insert(name_key.to_owned(), spec.name.clone());
@@ -114,7 +134,10 @@ fn add_guest(cluster: &mut Cluster, spec: &GuestSpec) -> io::Result<()> {
         let storage = cluster
             .storage(&disk.storage)
             .map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
-        let name = cluster.free_volume_name(storage, &node, spec.vmid, &disk.format);
+        let mut name = cluster.free_volume_name(storage, &node, spec.vmid, &disk.format);
+        if guest.container && storage.kind == "zfspool" {
+            name.file = name.file.replacen("vm-", "subvol-", 1);
+        }
         cluster
             .allocate(&name, &node, disk.size)
             .map_err(io::Error::other)?;

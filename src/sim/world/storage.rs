@@ -382,7 +382,8 @@ impl Cluster {
 
 /// Returns the owner in a name such as `vm-100-disk-0`.
 pub(super) fn owner_in_name(name: &str) -> Option<u32> {
-    let rest = name.strip_prefix("vm-").or(name.strip_prefix("base-"))?;
+    let kinds = ["vm-", "base-", "subvol-", "basevol-"];
+    let rest = kinds.iter().find_map(|kind| name.strip_prefix(kind))?;
     rest.split('-').next()?.parse().ok()
 }
 

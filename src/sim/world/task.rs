@@ -108,7 +108,14 @@ impl Cluster {
         let Some(task) = self.task_mut(upid) else {
             return true;
         };
-        let (elapsed, aborted) = (task.began.elapsed(), task.aborted);
+        let (elapsed, aborted, node) = (task.began.elapsed(), task.aborted, task.node.clone());
+        if !self.is_online(&node) {
+            // It died with its node: nothing is tidied up, and its log has no end.
+            if let Some(task) = self.task_mut(upid) {
+                task.ended = Some((unix_now(), "unexpected status".to_owned()));
+            }
+            return true;
+        }
         let mut stage = Stage {
             cluster: self,
             machine,
@@ -124,8 +131,16 @@ impl Cluster {
         let log = std::mem::take(&mut stage.log);
         if outcome.is_some() {
             // Whatever the task held is free again, also when it was interrupted.
+            let mut given_up = Vec::new();
             for guest in self.guests.values_mut() {
-                guest.holder.take_if(|holder| holder == upid);
+                let held = guest.holder.take_if(|holder| holder == upid).is_some();
+                if held && guest.migrating_to.take().is_some() {
+                    guest.config.remove("lock");
+                    given_up.push(guest.vmid);
+                }
+            }
+            for vmid in given_up {
+                self.remember(vmid);
             }
         }
         let Some(task) = self.task_mut(upid) else {

@@ -176,6 +176,34 @@ impl Zpool<'_> {
         zfs(&syntax::resize(&self.of(&name.file), bytes)).map(drop)
     }
 
+    /// Says whether a zvol may be rolled back to a snapshot: it must be its newest.
+    pub fn may_roll_back(&self, name: &VolumeName, snapshot: &str) -> Result<(), String> {
+        let output = zfs(&syntax::snapshots(&self.of(&name.file)))?;
+        let names = syntax::snapshot_names(&output);
+        let volid = name.volid();
+        match names.last() {
+            Some(newest) if *newest == snapshot => Ok(()),
+            _ if !names.contains(&snapshot) => Err(format!(
+                "can't rollback, snapshot '{snapshot}' does not exist on '{volid}'"
+            )),
+            _ => Err(format!(
+                "can't rollback, '{snapshot}' is not most recent snapshot on '{volid}'"
+            )),
+        }
+    }
+
+    /// Takes, destroys or goes back to a snapshot: `verb` is that of zfs.
+    pub fn on_snapshot(
+        &self,
+        verb: &[&str],
+        name: &VolumeName,
+        snapshot: &str,
+    ) -> Result<(), String> {
+        let mut arguments: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
+        arguments.push(format!("{}@{snapshot}", self.of(&name.file)));
+        zfs(&arguments).map(drop)
+    }
+
     /// Destroys a zvol with its snapshots; one that is not there is no error.
     pub fn free(&self, name: &VolumeName) -> Result<(), String> {
         let arguments = syntax::destroy(&self.of(&name.file));

@@ -80,6 +80,9 @@ fn pair(source: bool, target: bool, script: &[(&'static str, Answer)]) -> (Pair,
         tool: Tool::Porter,
         limit: None,
         adopt: false,
+        snapshots: Vec::new(),
+        kept: false,
+        forget: false,
     };
     (pair, script)
 }

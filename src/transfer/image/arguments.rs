@@ -5,7 +5,7 @@
 use crate::transfer::device::Zvols;
 use crate::transfer::{Format, Pair, Pass, Verify};
 
-fn format_name(format: Format) -> &'static str {
+pub(in crate::transfer) fn format_name(format: Format) -> &'static str {
     match format {
         Format::Raw => "raw",
         Format::Qcow2 => "qcow2",

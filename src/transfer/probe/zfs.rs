@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::facts::zfs::{DatasetKind, Encryption, Features, ZfsFacts, ZfsRights, ZvolFacts};
+use crate::plan::facts::zfs::{
+    DatasetKind, Encryption, Features, SnapshotFacts, ZfsFacts, ZfsRights, ZvolFacts,
+};
 use crate::units::Bytes;
 
 /// An answer while it is read.
@@ -50,6 +52,7 @@ impl Answer {
             "zfs-login" => self.login = login(value),
             "zpool" => self.pool(value),
             "dataset" => self.property(value),
+            "snapshot" => self.snapshot(value),
             "allow" => self.allowed.line(value),
             _ => {}
         }
@@ -109,6 +112,28 @@ impl Answer {
                 }
             }
         }
+    }
+
+    /// Reads a line of `zfs list -Hp -t snapshot -o name,written,referenced`.
+    fn snapshot(&mut self, line: &str) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [full, written, referenced] = fields.as_slice() else {
+            return;
+        };
+        let below = full
+            .strip_prefix(self.dataset.as_str())
+            .and_then(|rest| rest.strip_prefix('/'));
+        let Some((zvol, name)) = below.and_then(|below| below.split_once('@')) else {
+            return;
+        };
+        let number = |text: &str| Bytes(text.parse().unwrap_or(0));
+        let facts = self.facts.get_or_insert_default();
+        let taken = facts.snapshots.entry(zvol.to_owned()).or_default();
+        taken.push(SnapshotFacts {
+            name: name.to_owned(),
+            written: number(written),
+            referenced: number(referenced),
+        });
     }
 
     /// Reads a line of `zfs get -Hp -o name,property,value`.

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  target                                             next
-//!  none                                               full
+//!  none                                               full, of the oldest snapshot that is to travel
 //!  not ours                                           refused
 //!  ours, interrupted                                  resume by its token; when that is stale: abandon, look again
+//!  ours, with a guest's snapshot the source lost      destroyed, look again
 //!  ours, newest snapshot is the goal, unchanged       nothing
 //!  ours, newest snapshot is on the source             increment from it, or from a bookmark of it
+//!  ours, a guest's snapshot lacks                     back to a common one that is older, increment to it
 //!  ours, newer snapshots of ours or written since     back to the newest common one, look again
 //!  ours, nothing in common, nothing but ours on it    destroyed and begun again
 //!  ours, anything else                                refused
@@ -14,13 +16,16 @@
 //! Identity is the guid, order is createtxg; names only tell what they are called. Each decision carries the sentence that
 //! says why, each refusal the evidence. Nothing is ever decided that changes a volume which does not carry our mark,
 //! and nothing that takes data from a target that was used after its final snapshot. Never asks a host. Read next:
-//! `mod.rs`, which acts on it.
+//! `travel.rs` (the guest's
+//! own snapshots), `mod.rs`, which acts on it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use super::name;
 use super::read::{Snapshot, Volume};
+pub(crate) use super::refusals::Refusal;
 use super::syntax::{Base, Stream};
+use super::{name, travel};
 use crate::units::Bytes;
 
 /// What is done next.
@@ -34,6 +39,8 @@ pub(crate) enum Next {
     Abandon,
     /// The target goes back to this snapshot; newer ones, all of them ours, are destroyed first.
     Back { to: String, newer: Vec<String> },
+    /// Snapshots of the guest that were carried and that the source no longer has are destroyed.
+    Drop(Vec<String>),
     /// The target volume, which has nothing but ours, is destroyed.
     Restart,
 }
@@ -45,46 +52,6 @@ pub(crate) struct Decision {
     pub(crate) because: String,
 }
 
-/// Why nothing may be done. Display is the evidence, a lowercase fragment.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// Something else is at the target's place.
-    #[error("{target} is there and does not carry proxmove's mark: {evidence}")]
-    Foreign { target: String, evidence: String },
-    /// The target is not a volume.
-    #[error("{target} is a {kind}, not a volume")]
-    Kind { target: String, kind: String },
-    /// There is nothing in common, and what is there is not only ours.
-    #[error("{target} and {source_volume} have no snapshot in common: {evidence}")]
-    Diverged {
-        target: String,
-        source_volume: String,
-        evidence: String,
-    },
-    /// Somebody made snapshots on the target.
-    #[error(
-        "{target} has snapshots that are newer than the newest common one, {common}: {evidence}"
-    )]
-    Newer {
-        target: String,
-        common: String,
-        evidence: String,
-    },
-    /// Somebody wrote to the target.
-    #[error("{target} was written to ({written}) since {common}, {reason}")]
-    Written {
-        target: String,
-        common: String,
-        written: Bytes,
-        reason: &'static str,
-    },
-    /// The snapshot that was to be carried is gone.
-    #[error(
-        "{source_volume} has no snapshot of this move; it was destroyed meanwhile, or never taken"
-    )]
-    NoGoal { source_volume: String },
-}
-
 /// Whose a target may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
@@ -92,6 +59,8 @@ pub(crate) struct Claim {
     pub(crate) of: String,
     /// Whether the move's own notes name this volume. That makes it a target, but nothing on it ours to destroy.
     pub(crate) adopt: bool,
+    /// The names of the guest's own snapshots that travel with this volume.
+    pub(crate) snapshots: BTreeSet<String>,
 }
 
 /// Says whether a volume may be received into.
@@ -133,6 +102,29 @@ pub(crate) fn sealed<'a>(
     common.filter(|_| target.token.is_none())
 }
 
+/// Returns the newest snapshot of a kept target that its source can send from, and how the source knows it, when the
+/// target may be received into as it is.
+pub(crate) fn kept(
+    source: &Volume,
+    target: &Volume,
+    claim: &Claim,
+) -> Result<(String, Base), Refusal> {
+    if target.kind != "volume" {
+        return Err(Refusal::Kind {
+            target: target.dataset.clone(),
+            kind: target.kind.clone(),
+        });
+    }
+    let Some(start) = start(source, target, None, &[]) else {
+        return Err(diverged(source, target));
+    };
+    // It carries no mark of this move: whatever would have to be undone is somebody's.
+    match back(target, start.of_target, &[], claim)? {
+        None => Ok((start.of_target.name.clone(), start.base)),
+        Some(_) => Err(diverged(source, target)),
+    }
+}
+
 /// Decides. `failed` are streams that turned out to be impossible since both sides were first looked at.
 pub(crate) fn decide(
     source: &Volume,
@@ -143,11 +135,18 @@ pub(crate) fn decide(
     let goal = goal(source, claim).ok_or_else(|| Refusal::NoGoal {
         source_volume: source.dataset.clone(),
     })?;
-    let full = || Stream::Full {
-        to: goal.name.clone(),
-    };
+    if let Some(snapshot) = travel::gone(source, claim) {
+        return Err(Refusal::Gone {
+            source_volume: source.dataset.clone(),
+            snapshot: snapshot.to_owned(),
+        });
+    }
     let Some(target) = target else {
-        return decision(Next::Carry(full()), "the target has nothing yet".to_owned());
+        let first = travel::before(travel::wanted(source, claim), goal);
+        let first = first.first().copied();
+        let to = first.map_or(goal, |first| first).name.clone();
+        let full = Next::Carry(Stream::Full { to });
+        return decision(full, "the target has nothing yet".to_owned());
     };
     if !is_target(target, claim) {
         return Err(Refusal::Foreign {
@@ -184,13 +183,20 @@ pub(crate) fn decide(
             )
         };
     }
-    let Some(start) = start(source, target, failed) else {
-        return restart(source, target, claim);
+    let stale = travel::stale(source, target, claim);
+    if !stale.is_empty() {
+        let because = format!("the source no longer has {}", list(&stale));
+        let names = stale.iter().map(|snapshot| snapshot.name.clone());
+        return decision(Next::Drop(names.collect()), because);
+    }
+    let missing = travel::before(travel::missing(source, target, claim), goal);
+    let Some(start) = start(source, target, missing.first().copied(), failed) else {
+        return restart(source, target, missing.first().copied(), claim);
     };
-    if let Some(back) = back(target, start.of_target, claim)? {
+    if let Some(back) = back(target, start.of_target, &missing, claim)? {
         return Ok(back);
     }
-    if start.of_target.guid == goal.guid {
+    if missing.is_empty() && start.of_target.guid == goal.guid {
         return decision(
             Next::Nothing,
             format!("the target has {} already", goal.name),
@@ -203,7 +209,7 @@ pub(crate) fn decide(
             start.of_target.name, start.of_target.guid
         ),
     };
-    let to = goal.name.clone();
+    let to = missing.first().map_or(goal, |first| first).name.clone();
     decision(
         Next::Carry(Stream::Increment {
             base: start.base,
@@ -213,14 +219,46 @@ pub(crate) fn decide(
     )
 }
 
+/// Says whether a step is what everybody expects, rather than a way around something, which the operator should see.
+pub(crate) fn is_usual(next: &Next, source: &Volume, claim: &Claim) -> bool {
+    match next {
+        Next::Nothing | Next::Carry(Stream::Full { .. }) => true,
+        Next::Carry(Stream::Increment {
+            base: Base::Snapshot(base),
+            ..
+        }) => {
+            let mut snapshots = source.snapshots.iter();
+            let expected = |known: &Snapshot| {
+                name::is_of(&claim.of, known) || claim.snapshots.contains(&known.name)
+            };
+            snapshots.any(|known| known.name == *base && expected(known))
+        }
+        Next::Carry(Stream::Increment {
+            base: Base::Bookmark(_),
+            ..
+        })
+        | Next::Carry(Stream::Resume { .. })
+        | Next::Abandon
+        | Next::Back { .. }
+        | Next::Drop(_)
+        | Next::Restart => false,
+    }
+}
+
 /// What an increment starts from.
 struct Start<'a> {
     base: Base,
     of_target: &'a Snapshot,
 }
 
-/// Returns the newest snapshot of the target that the source still has, or has a bookmark of.
-fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<Start<'a>> {
+/// Returns the newest snapshot of the target that the source still has, or has a bookmark of; it is older than `before`.
+fn start<'a>(
+    source: &Volume,
+    target: &'a Volume,
+    before: Option<&Snapshot>,
+    failed: &[Stream],
+) -> Option<Start<'a>> {
+    let older = |created: u64| before.is_none_or(|before| created < before.created);
     let usable = |base: &Base| {
         !failed.iter().any(|stream| match stream {
             Stream::Increment { base: failed, .. } => failed == base,
@@ -229,9 +267,11 @@ fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<S
     };
     target.snapshots.iter().rev().find_map(|of_target| {
         let snapshot = source.snapshot(of_target.guid);
+        let snapshot = snapshot.filter(|found| older(found.created));
         let snapshot = snapshot.map(|found| Base::Snapshot(found.name.clone()));
         let mut marked = source.bookmarks.iter();
-        let marked = marked.find(|bookmark| bookmark.guid == of_target.guid);
+        let marked =
+            marked.find(|bookmark| bookmark.guid == of_target.guid && older(bookmark.created));
         let marked = marked.map(|found| Base::Bookmark(found.name.clone()));
         let base = snapshot.into_iter().chain(marked).find(usable)?;
         Some(Start { base, of_target })
@@ -239,13 +279,20 @@ fn start<'a>(source: &Volume, target: &'a Volume, failed: &[Stream]) -> Option<S
 }
 
 /// Decides what to do about what the target has beyond the newest common snapshot, if anything.
-fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Decision>, Refusal> {
+///
+/// What came by this move and is newer than a snapshot that lacks comes again after it.
+fn back(
+    target: &Volume,
+    common: &Snapshot,
+    missing: &[&Snapshot],
+    claim: &Claim,
+) -> Result<Option<Decision>, Refusal> {
     let newer: Vec<&Snapshot> = target
         .snapshots
         .iter()
         .filter(|snapshot| snapshot.created > common.created)
         .collect();
-    let ours = |snapshot: &&Snapshot| name::is_of(&claim.of, snapshot);
+    let ours = |snapshot: &&Snapshot| travel::came(&claim.of, snapshot);
     if newer.is_empty() && target.written == 0 {
         return Ok(None);
     }
@@ -275,9 +322,16 @@ fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Deci
             Bytes(target.written),
             common.name
         )
-    } else {
+    } else if missing.is_empty() {
         format!(
             "the source no longer has {}, the target goes back to {}",
+            list(&newer),
+            common.name
+        )
+    } else {
+        format!(
+            "{} was taken before {}, so the target goes back to {} and takes both in their order",
+            list(missing),
             list(&newer),
             common.name
         )
@@ -292,26 +346,38 @@ fn back(target: &Volume, common: &Snapshot, claim: &Claim) -> Result<Option<Deci
 }
 
 /// Decides about a target of ours that has nothing in common with the source.
-fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, Refusal> {
-    let ours = |snapshot: &Snapshot| name::is_of(&claim.of, snapshot);
+fn restart(
+    source: &Volume,
+    target: &Volume,
+    missing: Option<&Snapshot>,
+    claim: &Claim,
+) -> Result<Decision, Refusal> {
+    let ours = |snapshot: &Snapshot| travel::came(&claim.of, snapshot);
     let used = |snapshot: &Snapshot| name::is_final(&claim.of, &snapshot.name);
     let last_used = target.newest().is_some_and(used) && target.written > 0;
-    if !is_marked(target, claim) || !target.snapshots.iter().all(ours) || last_used {
-        return Err(Refusal::Diverged {
+    let missed = missing.filter(|_| common(source, target).is_some());
+    let all_ours = is_marked(target, claim) && target.snapshots.iter().all(ours);
+    if let Some(missed) = missed
+        && (!all_ours || target.newest().is_some_and(used))
+    {
+        // After a final pass the guest is down: no time for a copy from the beginning.
+        return Err(Refusal::Missed {
             target: target.dataset.clone(),
-            source_volume: source.dataset.clone(),
-            evidence: format!(
-                "{}; the source has {}",
-                evidence(target),
-                match source.snapshots.as_slice() {
-                    [] => "no snapshots".to_owned(),
-                    some => list(&some.iter().collect::<Vec<_>>()),
-                }
-            ),
+            snapshot: told(missed),
+            evidence: evidence(target),
         });
+    }
+    if !all_ours || last_used {
+        return Err(diverged(source, target));
     }
     let because = if target.snapshots.is_empty() {
         "the target volume of this move has no snapshot to continue from".to_owned()
+    } else if let Some(missing) = missed {
+        format!(
+            "{} was taken before all that both sides have: {}",
+            told(missing),
+            list(&target.snapshots.iter().collect::<Vec<_>>())
+        )
     } else {
         format!(
             "the source no longer has any of the snapshots that the target has: {}",
@@ -319,6 +385,21 @@ fn restart(source: &Volume, target: &Volume, claim: &Claim) -> Result<Decision, 
         )
     };
     decision(Next::Restart, because)
+}
+
+fn diverged(source: &Volume, target: &Volume) -> Refusal {
+    Refusal::Diverged {
+        target: target.dataset.clone(),
+        source_volume: source.dataset.clone(),
+        evidence: format!(
+            "{}; the source has {}",
+            evidence(target),
+            match source.snapshots.as_slice() {
+                [] => "no snapshots".to_owned(),
+                some => list(&some.iter().collect::<Vec<_>>()),
+            }
+        ),
+    }
 }
 
 fn decision(next: Next, because: String) -> Result<Decision, Refusal> {
@@ -371,6 +452,7 @@ impl fmt::Display for Next {
             Next::Carry(Stream::Resume { .. }) => f.write_str("rest of a stream"),
             Next::Abandon => f.write_str("abandon an interrupted stream"),
             Next::Back { to, .. } => write!(f, "back to {to}"),
+            Next::Drop(names) => write!(f, "destroy the copies of {}", names.join(", ")),
             Next::Restart => f.write_str("begin again"),
         }
     }

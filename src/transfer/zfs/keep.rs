@@ -10,7 +10,7 @@ use super::decide::{Claim, Refusal, evidence, is_marked};
 use super::look::{dataset, look, must, must_or, refused, run, words};
 use super::name;
 use super::read::{self, Snapshot, Volume};
-use super::syntax;
+use super::{syntax, travel};
 use crate::host::Exit;
 use crate::host::command::Command;
 use crate::transfer::image::end_of;
@@ -22,6 +22,8 @@ const TRIES: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(500);
 /// What zfs says of a hold that is there.
 const HELD: &str = "tag already exists";
+/// What zfs says of a snapshot that is not there.
+const GONE: &str = "could not find any snapshots to destroy";
 
 /// Marks and holds snapshots on the target that came from this move and do not say so yet: the next increment starts
 /// from the newest of them.
@@ -37,7 +39,10 @@ pub(crate) async fn mark_received(
         let sent = source.snapshot(snapshot.guid);
         let is_sent = sent.is_some_and(|sent| name::is_of(&claim.of, sent));
         let named = name::number(&claim.of, &snapshot.name).is_some();
-        if !named || snapshot.mark.is_some() || !(marked || is_sent) {
+        // On a volume that is not ours, a guest's snapshot may have been before: only on ours it came by this move.
+        let carried = marked && sent.is_some() && claim.snapshots.contains(&snapshot.name);
+        let came = named && (marked || is_sent);
+        if snapshot.mark.is_some() || !(came || carried) {
             continue;
         }
         let what = format!("{}@{}", target.dataset, snapshot.name);
@@ -129,7 +134,14 @@ pub(crate) async fn prune(
         }
     }
     for bookmark in &volume.bookmarks {
-        let ours = name::number(&claim.of, &bookmark.name).is_some();
+        // A bookmark bears no mark; that of an older move's snapshot is known by both its name and its guid.
+        let of_gone = |snapshot: &&Snapshot| {
+            name::is_ours(snapshot)
+                && superseded(snapshot)
+                && (&snapshot.name, snapshot.guid) == (&bookmark.name, bookmark.guid)
+        };
+        let ours = name::number(&claim.of, &bookmark.name).is_some()
+            || volume.snapshots.iter().any(|snapshot| of_gone(&snapshot));
         if ours && keep != Some(bookmark.name.as_str()) {
             let command = syntax::destroy_bookmark(&volume.dataset, &bookmark.name);
             attempt(pair, side, operation, &command).await?;
@@ -206,6 +218,52 @@ pub(crate) async fn back(
         .map(|_| ())
 }
 
+/// Destroys snapshots of the target that this move has carried and whose originals are gone.
+pub(crate) async fn drop_carried(
+    pair: &Pair,
+    operation: &'static str,
+    target: &Volume,
+    names: &[String],
+) -> Result<(), TransferError> {
+    for name in names {
+        let command = syntax::destroy_snapshot(&target.dataset, name);
+        must_or(pair, Side::Target, operation, &command, &[GONE]).await?;
+    }
+    Ok(())
+}
+
+/// Destroys what was carried of snapshots that are not to travel any more.
+pub(crate) async fn drop_unwanted(
+    pair: &Pair,
+    operation: &'static str,
+    claim: &Claim,
+    target: &Volume,
+) -> Result<(), TransferError> {
+    let unwanted = |snapshot: &&Snapshot| {
+        travel::is_carried(&claim.of, snapshot) && !claim.snapshots.contains(&snapshot.name)
+    };
+    let names = target.snapshots.iter().filter(unwanted);
+    let names: Vec<String> = names.map(|snapshot| snapshot.name.clone()).collect();
+    drop_carried(pair, operation, target, &names).await
+}
+
+/// Takes our mark off the guest's own snapshots: they are as on the source then.
+pub(crate) async fn hand_over(
+    pair: &Pair,
+    operation: &'static str,
+    claim: &Claim,
+    target: &Volume,
+) -> Result<(), TransferError> {
+    let carried = |snapshot: &&Snapshot| {
+        travel::is_carried(&claim.of, snapshot) && claim.snapshots.contains(&snapshot.name)
+    };
+    for snapshot in target.snapshots.iter().filter(carried) {
+        let what = format!("{}@{}", target.dataset, snapshot.name);
+        must(pair, Side::Target, operation, &syntax::unmark(&what)).await?;
+    }
+    Ok(())
+}
+
 /// Throws away what an interrupted receive left on a target of ours.
 pub(crate) async fn abandon(pair: &Pair, operation: &'static str) -> Result<(), TransferError> {
     let command = syntax::abandon(dataset(pair, Side::Target, operation)?);
@@ -220,7 +278,7 @@ pub(crate) async fn destroy_target(
     claim: &Claim,
     target: &Volume,
 ) -> Result<(), TransferError> {
-    let ours = |snapshot: &Snapshot| name::is_of(&claim.of, snapshot);
+    let ours = |snapshot: &Snapshot| travel::came(&claim.of, snapshot);
     if !is_marked(target, claim) || !target.snapshots.iter().all(ours) {
         let refusal = Refusal::Foreign {
             target: target.dataset.clone(),

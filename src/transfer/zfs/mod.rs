@@ -12,7 +12,9 @@
 //! and a finished final pass means the same guid on both sides with nothing written after it. A resumed stream may be
 //! made by another run, of another operator. The engine never decides about a guest.
 //!
-//! Read next: `name.rs` and `decide.rs` (pure), `syntax.rs` and `read.rs` (pure),
+//! Snapshots of the guest's own travel where a pair names them; they are never held, and lose their mark at the end.
+//!
+//! Read next: `name.rs`, `decide.rs` and `travel.rs` (pure), `syntax.rs` and `read.rs` (pure),
 //! `pass.rs`, `stream.rs`, `keep.rs`.
 
 mod decide;
@@ -21,8 +23,12 @@ mod look;
 mod name;
 mod pass;
 mod read;
+mod refusals;
 mod stream;
 mod syntax;
+mod travel;
+
+pub(crate) use name::{HOLD, MARK};
 
 use std::path::PathBuf;
 
@@ -32,7 +38,7 @@ use super::carry::GrantDirect;
 use super::image::{ImageEngine, end_of};
 use super::lines::Side;
 use super::porters::Porters;
-use super::{Engine, Pair, Pass, PassReport, Progress, Tool, TransferError, VolumeState};
+use super::{Engine, Kept, Pair, Pass, PassReport, Tell, Tool, TransferError, VolumeState};
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
 use look::{look, look_closely, must, must_or, trouble};
@@ -125,6 +131,11 @@ impl Engine for ZfsEngine {
         let Some((here, there)) = decide::sealed(&source, &target, &claim) else {
             return Ok(partial);
         };
+        if travel::gone(&source, &claim).is_some()
+            || !travel::missing(&source, &target, &claim).is_empty()
+        {
+            return Ok(partial);
+        }
         let since = |side, snapshot: &Snapshot, operation| {
             let name = snapshot.name.clone();
             async move {
@@ -145,16 +156,53 @@ impl Engine for ZfsEngine {
         })
     }
 
+    async fn look_back(&self, pair: &Pair) -> Result<Kept, TransferError> {
+        const OPERATION: &str = "look at the kept volume";
+        let claim = Claim {
+            adopt: true,
+            ..claim(pair)
+        };
+        let Some(target) = look_closely(pair, Side::Target, OPERATION, None).await? else {
+            return Ok(Kept::Missing);
+        };
+        let source = look(&[pair], Side::Source, OPERATION).await?;
+        let Some(source) = source.into_iter().next().flatten() else {
+            let evidence = format!("{} is gone", look::dataset(pair, Side::Source, OPERATION)?);
+            return Ok(Kept::Unfit { evidence });
+        };
+        let (snapshot, base) = match decide::kept(&source, &target, &claim) {
+            Ok(kept) => kept,
+            Err(refusal) => {
+                let evidence = refusal.to_string();
+                return Ok(Kept::Unfit { evidence });
+            }
+        };
+        let changed = match base {
+            syntax::Base::Snapshot(name) => {
+                let volume = look_closely(pair, Side::Source, OPERATION, Some(&name)).await?;
+                volume.and_then(|volume| volume.since)
+            }
+            syntax::Base::Bookmark(_) => None,
+        };
+        Ok(Kept::Base {
+            snapshot,
+            changed: Bytes(changed.unwrap_or(source.content)),
+        })
+    }
+
     async fn carry(
         &self,
         pair: &Pair,
         pass: Pass,
-        tell: &(dyn Fn(Progress) + Send + Sync),
+        tell: Tell<'_>,
     ) -> Result<PassReport, TransferError> {
         pass::carry(self, pair, pass, tell).await
     }
 
     /// Leaves the newest common snapshot on both sides, held and marked; the target is a volume as any other then.
+    ///
+    /// With snapshots of the guest's own nothing of ours is left: Proxmox VE rolls a volume back only to its newest
+    /// snapshot, and the guest's newest is common to both sides as well.
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
         const OPERATION: &str = "tidying up";
         let claim = claim(pair);
@@ -169,7 +217,9 @@ impl Engine for ZfsEngine {
             }
             (Some(_) | None, Some(_) | None) => None,
         };
-        let mine = common.as_ref().filter(|(here, _)| name::is_ours(here));
+        let mine = common
+            .as_ref()
+            .filter(|(here, _)| name::is_ours(here) && claim.snapshots.is_empty() && !pair.forget);
         for (side, volume, other) in [
             (Side::Source, &source, &target),
             (Side::Target, &target, &source),
@@ -179,15 +229,20 @@ impl Engine for ZfsEngine {
                 Side::Source => here,
                 Side::Target => there,
             });
-            // What an earlier move left for its way back is of no use once both sides have something newer.
+            // What an earlier move left for its way back is of no use once both sides have something newer, or when no
+            // way back is wanted.
             let superseded = |snapshot: &Snapshot| {
                 let both = other
                     .as_ref()
                     .is_some_and(|other| other.snapshot(snapshot.guid).is_some());
-                both && keep.is_some_and(|keep| snapshot.created < keep.created)
+                both && (pair.forget || keep.is_some_and(|keep| snapshot.created < keep.created))
             };
             let name = keep.map(|keep| keep.name.as_str());
             keep::prune(pair, side, OPERATION, &claim, volume, name, &superseded).await?;
+        }
+        if let Some(target) = &target {
+            keep::drop_unwanted(pair, OPERATION, &claim, target).await?;
+            keep::hand_over(pair, OPERATION, &claim, target).await?;
         }
         if let Some(target) = target.filter(|target| decide::is_marked(target, &claim)) {
             let unmark = syntax::unmark(&target.dataset);
@@ -244,6 +299,7 @@ fn claim(pair: &Pair) -> Claim {
     Claim {
         of: name::move_of(pair),
         adopt: pair.adopt,
+        snapshots: pair.snapshots.iter().cloned().collect(),
     }
 }
 
@@ -270,10 +326,11 @@ fn by_host(pairs: &[Pair], side: Side) -> Vec<Vec<&Pair>> {
 
 fn refusal(pair: &Pair, operation: &'static str, refusal: &Refusal) -> TransferError {
     let side = match refusal {
-        Refusal::NoGoal { .. } => Side::Source,
+        Refusal::NoGoal { .. } | Refusal::Gone { .. } | Refusal::Late { .. } => Side::Source,
         Refusal::Foreign { .. }
         | Refusal::Kind { .. }
         | Refusal::Diverged { .. }
+        | Refusal::Missed { .. }
         | Refusal::Newer { .. }
         | Refusal::Written { .. } => Side::Target,
     };

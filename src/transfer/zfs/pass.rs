@@ -11,20 +11,18 @@ use super::decide::{self, Claim, Decision, Next, Refusal};
 use super::look::{self, look_closely, run, trouble, words};
 use super::read::{self, Snapshot, Volume};
 use super::syntax::{self, Stream};
-use super::{ZfsEngine, keep, refusal};
+use super::{ZfsEngine, keep, refusal, travel};
 use crate::host::Exit;
 use crate::transfer::carry::PATIENCE;
 use crate::transfer::image::operation;
 use crate::transfer::lines::Side;
-use crate::transfer::{Pair, Pass, PassReport, Progress, TransferError};
+use crate::transfer::{News, Pair, Pass, PassReport, Progress, Tell, TransferError};
 use crate::units::Bytes;
 
 /// More steps than any fallback takes: resume, abandon, back, restart, full, and some that others make necessary.
 const STEPS: u32 = 16;
 /// How often a receive that still runs is looked at.
 const LOOK: Duration = Duration::from_secs(3);
-
-type Tell<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 /// Runs a pass.
 pub(crate) async fn carry(
@@ -44,6 +42,7 @@ pub(crate) async fn carry(
         failed: Vec::new(),
         trouble: None,
         busy: None,
+        told: None,
     };
     let (source, target) = work.reach().await?;
     let digest = match pass {
@@ -73,6 +72,8 @@ struct Work<'a> {
     trouble: Option<(Stream, TransferError)>,
     /// Since when another receive works on the target without a sign of life, and how the target looked.
     busy: Option<(Instant, Volume)>,
+    /// What the operator was told last.
+    told: Option<String>,
 }
 
 impl Work<'_> {
@@ -80,7 +81,9 @@ impl Work<'_> {
     async fn reach(&mut self) -> Result<(Volume, Volume), TransferError> {
         let mut goal: Option<String> = None;
         let mut steps = 0;
-        while steps < STEPS {
+        // Each snapshot that travels is a step, and may have to be taken back and come again.
+        let most = STEPS + 3 * u32::try_from(self.claim.snapshots.len()).unwrap_or(STEPS);
+        while steps < most {
             // Waiting for a receive that still runs has a limit of its own.
             steps += u32::from(self.busy.is_none());
             let since = goal.as_deref();
@@ -96,7 +99,11 @@ impl Work<'_> {
             let decided = decide::decide(&source, target.as_ref(), &self.claim, &self.failed);
             let Decision { next, because } =
                 decided.map_err(|refused| refusal(self.pair, self.operation, &refused))?;
-            log::info!("{}: {next}: {because}", self.pair.drive);
+            let text = format!("{next}: {because}");
+            match decide::is_usual(&next, &source, &self.claim) {
+                true => log::info!("{}: {text}", self.pair.drive),
+                false => self.explain(text),
+            }
             match (next, target) {
                 // Looked at once more when it was not known yet what may not have been written since.
                 (Next::Nothing, Some(target)) if source.since.is_some() => {
@@ -114,16 +121,28 @@ impl Work<'_> {
                 (Next::Back { to, newer }, Some(target)) => {
                     keep::back(self.pair, self.operation, &target, &to, &newer).await?;
                 }
+                (Next::Drop(names), Some(target)) => {
+                    keep::drop_carried(self.pair, self.operation, &target, &names).await?;
+                }
                 (Next::Restart, Some(target)) => {
                     keep::destroy_target(self.pair, self.operation, &self.claim, &target).await?;
                 }
                 (Next::Nothing, Some(_)) => {}
                 // Decided of a target that is there.
-                (Next::Nothing | Next::Back { .. } | Next::Restart, None) => {}
+                (Next::Nothing | Next::Back { .. } | Next::Drop(_) | Next::Restart, None) => {}
             }
         }
         let reason = "both sides change again and again; does somebody else work on these volumes?";
         Err(self.trouble(Side::Target, reason.to_owned()))
+    }
+
+    /// Tells the operator, once, of a decision that is not the usual course.
+    fn explain(&mut self, text: String) {
+        if self.told.as_ref() != Some(&text) {
+            log::info!("{}: {text}", self.pair.drive);
+            (self.tell)(News::Decision(text.clone()));
+            self.told = Some(text);
+        }
     }
 
     async fn source(&self, since: Option<&str>) -> Result<Volume, TransferError> {
@@ -154,7 +173,8 @@ impl Work<'_> {
             let said = words(&output);
             let resumes = matches!(stream, Stream::Resume { .. });
             let error = look::refused(self.pair, Side::Source, self.operation, &command, &output);
-            log::info!("{}: it cannot be made: {said}", self.pair.drive);
+            let what = Next::Carry(stream.clone());
+            self.explain(format!("{what} cannot be made: {said}"));
             if resumes && is_stale(&said) {
                 self.failed.push(stream);
             } else {
@@ -166,12 +186,12 @@ impl Work<'_> {
         let before = self.progress;
         let tell = self.tell;
         let told = move |now: Progress| {
-            tell(Progress {
+            tell(News::Progress(Progress {
                 scanned: before.scanned + now.scanned,
                 total: before.total + now.total.max(Bytes(size)),
                 carried: before.carried + now.carried,
                 wire: before.wire + now.wire,
-            });
+            }));
         };
         let is_new = target
             .as_ref()
@@ -192,10 +212,9 @@ impl Work<'_> {
                 Ok(())
             }
             Err(TransferError::Porter { reason, .. }) if read::still_receiving(&reason) => {
-                log::info!(
-                    "{}: an earlier receive still runs there: {reason}",
-                    self.pair.drive
-                );
+                self.explain(format!(
+                    "waiting for an earlier receive that still runs there: {reason}"
+                ));
                 self.wait_for_receive(target, reason).await
             }
             Err(error @ TransferError::Porter { .. }) if may_be_avoided(&error) => {
@@ -261,7 +280,7 @@ impl Work<'_> {
             prune(Side::Source, source, here.name.as_str()),
             prune(Side::Target, target, there.name.as_str())
         )?;
-        Ok(())
+        keep::drop_unwanted(pair, operation, &self.claim, target).await
     }
 
     /// Returns the goal as both sides know it.
@@ -295,6 +314,13 @@ impl Work<'_> {
                 reason: "while it was copied",
             };
             return Err(refusal(self.pair, self.operation, &written));
+        }
+        if let Some(late) = travel::missing(source, target, &self.claim).first() {
+            let late = Refusal::Late {
+                source_volume: source.dataset.clone(),
+                snapshot: late.name.clone(),
+            };
+            return Err(refusal(self.pair, self.operation, &late));
         }
         if source.since == Some(0) {
             return Ok(super::proof(here.guid));

@@ -26,6 +26,14 @@ use crate::units::Bytes;
 const TOOLS: &str = r#"for tool in zstd lz4 mbuffer; do
 command -v "$tool" >/dev/null 2>&1 && echo "$tool"; done; true"#;
 
+/// Of a stream so large, each of so many parts is written out at the target's pool when it has arrived, so that a target
+/// that loses its power costs at most that much. Pools do that by themselves every five seconds, which on a fast line is
+/// a lot.
+const LARGE: u64 = 64 << 20;
+const PARTS: u64 = 256;
+const SMALLEST_PART: u64 = 4 << 20;
+const LARGEST_PART: u64 = 256 << 20;
+
 /// Lines of the programs' own words that are kept.
 const WORDS: usize = 8;
 
@@ -59,7 +67,15 @@ impl ZfsEngine {
             pour.push(String::from("--limit"));
             pour.push(limit.as_bytes_per_second().to_string());
         }
-        let catch = ["catch", "--run", receive.line()].map(String::from);
+        let mut catch = ["catch", "--run", receive.line()]
+            .map(String::from)
+            .to_vec();
+        if size >= LARGE {
+            let every = (size / PARTS).clamp(SMALLEST_PART, LARGEST_PART);
+            let flush = syntax::write_out(target);
+            catch.extend(["--flush", flush.line(), "--every"].map(String::from));
+            catch.push(every.to_string());
+        }
         let finished = self
             .porters
             .carry(pair, operation, &pour, &catch, tell)

@@ -55,6 +55,12 @@ pub(crate) fn look_closely(dataset: &str, since: Option<&str>) -> Command {
         .arg(dataset)
 }
 
+/// Has the pool of a dataset write out what it only remembers; anybody may ask for that.
+pub(crate) fn write_out(dataset: &str) -> Command {
+    let pool = dataset.split('/').next().unwrap_or(dataset);
+    env().args(["zpool", "sync", "--", pool])
+}
+
 fn look_arguments(since: Option<&str>) -> Vec<String> {
     const PROPERTIES: [&str; 9] = [
         "type",

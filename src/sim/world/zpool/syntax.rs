@@ -74,6 +74,29 @@ pub(super) fn list(dataset: &str) -> Vec<String> {
     ])
 }
 
+/// Returns the arguments that list the snapshots of a zvol, oldest first.
+pub(super) fn snapshots(dataset: &str) -> Vec<String> {
+    words(&[
+        "list",
+        "-H",
+        "-d",
+        "1",
+        "-t",
+        "snapshot",
+        "-o",
+        "name",
+        "-s",
+        "createtxg",
+        dataset,
+    ])
+}
+
+/// Reads the answer to [`snapshots`].
+pub(super) fn snapshot_names(output: &str) -> Vec<&str> {
+    let names = output.lines().filter_map(|line| line.split_once('@'));
+    names.map(|(_, name)| name).collect()
+}
+
 /// Reads the two numbers of an answer to [`get`].
 pub(super) fn two_numbers(output: &str) -> Option<(u64, u64)> {
     let mut numbers = output.lines().map(|line| line.trim().parse().ok());

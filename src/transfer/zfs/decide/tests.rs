@@ -1,4 +1,5 @@
 //! Decisions as tables: `12 13!` are snapshots by guid, those with an exclamation mark are ours and final ones end in `f`.
+//! One that ends in `c` is a guest's own that this move has carried.
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -31,8 +32,12 @@ fn volume(dataset: &str, text: &str) -> Volume {
                     });
                 } else {
                     let last = word.ends_with('f');
+                    let carried = word.ends_with('c');
                     let ours = word.contains('!');
-                    let guid: u64 = word.trim_end_matches(['f', '!']).parse().expect("a number");
+                    let guid: u64 = word
+                        .trim_end_matches(['f', '!', 'c'])
+                        .parse()
+                        .expect("a number");
                     volume.snapshots.push(Snapshot {
                         name: if ours {
                             name::snapshot("5-6", guid, last)
@@ -41,7 +46,7 @@ fn volume(dataset: &str, text: &str) -> Volume {
                         },
                         guid,
                         created,
-                        mark: ours.then(|| "5-6".to_owned()),
+                        mark: (ours || carried).then(|| "5-6".to_owned()),
                         held: ours,
                     });
                 }
@@ -55,6 +60,7 @@ fn claim(adopt: bool) -> Claim {
     Claim {
         of: "5-6".to_owned(),
         adopt,
+        snapshots: BTreeSet::new(),
     }
 }
 
@@ -241,6 +247,179 @@ fn any_volume() -> impl Strategy<Value = String> {
     proptest::collection::vec(word, 0..8).prop_map(|words| words.join(" "))
 }
 
+/// Decides with the guest's snapshots of these guids travelling.
+fn with(travel: &[u64], source: &str, target: &str, expect: Expect) {
+    let source = volume("a/v", source);
+    let target = (target != "none").then(|| volume("b/v", target));
+    let claim = Claim {
+        snapshots: travel.iter().map(|guid| format!("s{guid}")).collect(),
+        ..claim(false)
+    };
+    let decided = match decide(&source, target.as_ref(), &claim, &[]) {
+        Ok(decision) => format!("{}: {}", decision.next, decision.because),
+        Err(refusal) => format!("refused: {refusal}"),
+    };
+    expect.assert_eq(&decided);
+}
+
+#[test]
+fn snapshots_of_the_guest_travel_one_by_one_and_no_others() {
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "none",
+        expect!["full stream of s2: the target has nothing yet"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c mark",
+        expect!["increment from @s2 to s4: both sides have s2 (guid 2)"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c 4c mark",
+        expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c 4c 5! mark",
+        expect!["nothing: the target has proxmove-5-6-5 already"],
+    );
+    with(
+        &[2, 4],
+        "1 2 3 4 5!",
+        "2c token mark",
+        expect!["rest of a stream: an interrupted stream is continued where it broke off"],
+    );
+    // Taken after ours: in the next round.
+    with(
+        &[2, 6],
+        "2 5! 6",
+        "2c 5! mark",
+        expect!["nothing: the target has proxmove-5-6-5 already"],
+    );
+    with(
+        &[6],
+        "5! 6",
+        "none",
+        expect!["full stream of proxmove-5-6-5: the target has nothing yet"],
+    );
+    // Taken between two of ours.
+    with(
+        &[2, 6],
+        "2 5! 6 7!",
+        "2c 5! mark",
+        expect!["increment from @proxmove-5-6-5 to s6: both sides have proxmove-5-6-5 (guid 5)"],
+    );
+}
+
+#[test]
+fn snapshots_that_were_missed_are_fetched_by_going_back() {
+    // Ours is newer than what lacks: the guest's own before it is the base.
+    with(
+        &[2, 6],
+        "2 6 7! 8!",
+        "2c 7! mark",
+        expect![
+            "back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"
+        ],
+    );
+    with(
+        &[2, 6],
+        "2 #5 6 7! 8!",
+        "2c 5! 7! mark",
+        expect![
+            "back to proxmove-5-6-5: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to proxmove-5-6-5 and takes both in their order"
+        ],
+    );
+    // Begun without them.
+    with(
+        &[2],
+        "2 5! 6!",
+        "5! mark",
+        expect![
+            "begin again: s2 (guid 2) was taken before all that both sides have: proxmove-5-6-5 (guid 5)"
+        ],
+    );
+    // Somebody's snapshot is not given up for them.
+    with(
+        &[2],
+        "2 5! 6!",
+        "5! 9 mark",
+        expect![
+            "refused: b/v lacks s2 (guid 2), which was taken before all that both sides have, and is not begun again: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5 (guid 5), s9 (guid 9); go on without --with-snapshots, or delete what is there first"
+        ],
+    );
+    // Nor is a copy begun again while the guest is down.
+    with(
+        &[2],
+        "2 5! 6!f",
+        "5!f mark",
+        expect![
+            "refused: b/v lacks s2 (guid 2), which was taken before all that both sides have, and is not begun again: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, marked as of the move 5-6, and the snapshots proxmove-5-6-5-final (guid 5); go on without --with-snapshots, or delete what is there first"
+        ],
+    );
+    with(
+        &[2],
+        "2 5! 6!",
+        "5!",
+        expect![
+            "refused: b/v is there and does not carry proxmove's mark: a volume (guid 1000) with 1.0 MiB of content, 0 B of it newer than its snapshots, and the snapshots proxmove-5-6-5 (guid 5)"
+        ],
+    );
+    with(
+        &[2, 6],
+        "2 6 7! 8!",
+        "2 7! mark written=9",
+        expect![
+            "back to s2: s6 (guid 6) was taken before proxmove-5-6-7 (guid 7), so the target goes back to s2 and takes both in their order"
+        ],
+    );
+}
+
+#[test]
+fn what_the_source_no_longer_has_goes_on_the_target() {
+    with(
+        &[4],
+        "4 5!",
+        "2c 4c mark",
+        expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"],
+    );
+    with(
+        &[2, 4],
+        "4 5!",
+        "2c 4c mark",
+        expect![
+            "refused: a/v has no snapshot s2 any more, which was to travel; was it deleted meanwhile?"
+        ],
+    );
+    // Another one under the old name: s2 of guid 22 is told apart by its guid.
+    with(
+        &[],
+        "1 5!",
+        "1 2c mark",
+        expect!["destroy the copies of s2: the source no longer has s2 (guid 2)"],
+    );
+    // Not carried by this move, so nothing of ours.
+    with(
+        &[4],
+        "4 5!",
+        "2 4c mark",
+        expect!["increment from @s4 to proxmove-5-6-5: both sides have s4 (guid 4)"],
+    );
+    with(
+        &[4],
+        "4 5!",
+        "4c 9 mark",
+        expect![
+            "refused: b/v has snapshots that are newer than the newest common one, s4 (guid 4): s9 (guid 9)"
+        ],
+    );
+}
+
 proptest! {
     #[test]
     fn nothing_without_our_mark_loses_anything(source in any_volume(), target in any_volume(), adopt: bool) {
@@ -258,6 +437,12 @@ proptest! {
                         prop_assert!(snapshot.is_some_and(|it| it.mark.is_some()));
                     }
                 }
+                Next::Drop(names) => {
+                    for name in names {
+                        let snapshot = target.snapshots.iter().find(|it| it.name == name);
+                        prop_assert!(snapshot.is_some_and(|it| it.mark.is_some()));
+                    }
+                }
                 Next::Carry(Stream::Full { .. }) => prop_assert!(false, "a full stream over something"),
                 Next::Carry(_) | Next::Abandon | Next::Nothing => {
                     prop_assert!(adopt || target.mark.is_some());
@@ -265,4 +450,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn only_what_is_not_the_usual_course_is_told() {
+    let usual = |source: &str, target: &str| {
+        let source = volume("a/v", source);
+        let target = (target != "none").then(|| volume("b/v", target));
+        let next = decide(&source, target.as_ref(), &claim(true), &[])
+            .expect("a decision")
+            .next;
+        is_usual(&next, &source, &claim(true))
+    };
+    assert!(usual("1!", "none"));
+    assert!(usual("1! 2!", "1! mark"));
+    assert!(usual("1! 2!", "2! mark"));
+    // From somebody's snapshot, from a bookmark, the rest of a stream, a step back, from the beginning.
+    assert!(!usual("1 2!", "1 mark"));
+    assert!(!usual("#1 2!", "1! mark"));
+    assert!(!usual("1! 2!", "1! mark token"));
+    assert!(!usual("1! 3!", "1! 2! mark"));
+    assert!(!usual("3!", "1! mark"));
 }

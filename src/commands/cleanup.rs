@@ -1,0 +1,130 @@
+//! `proxmove cleanup`: what moves have left behind is listed, and removed after consent.
+//!
+//! Read next: `moves/cleanup.rs`.
+
+use std::fmt::Write as _;
+
+use super::{Process, audience, back, cluster, hosts, load, print, show};
+use crate::cli::CleanupCommand;
+use crate::error::{ExitCode, Failure};
+use crate::moves::cleanup::{Cleanup, Found, by_place};
+use crate::report::choose;
+use crate::units::Bytes;
+
+/// Lists, asks, removes.
+pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<ExitCode, Failure> {
+    let common = &command.common;
+    let mut config = load(common, process)?;
+    for alias in &command.clusters {
+        cluster(&config, alias)?;
+    }
+    let clusters = back::clusters(&config, common.verify_tls);
+    let chosen = match command.clusters.as_slice() {
+        [] => config.clusters.keys().cloned().collect(),
+        named => named.iter().cloned().collect(),
+    };
+    for (alias, api) in &clusters {
+        // A cluster that does not answer is told of below.
+        if let Err(error) = show::add_derived(&mut config, alias, api.as_ref()).await {
+            log::debug!("{alias}: nothing could be derived: {error}");
+        }
+    }
+    let cleanup = Cleanup {
+        clusters: &clusters,
+        chosen,
+        config: &config,
+        hosts: hosts(process, common),
+    };
+    let mut found = cleanup.find().await;
+    let count = found.removable().count();
+    let gaps = match found.problems.is_empty() {
+        true => ExitCode::Done,
+        false => ExitCode::Failed,
+    };
+    if command.dry_run || count == 0 {
+        shown(&found, common.json)?;
+        return Ok(gaps);
+    }
+    if !common.json {
+        print(&text(&found))?;
+    }
+    if !command.yes {
+        let (_, operator) = choose(&audience(process, common, false));
+        let question = format!("Remove {count} of these?");
+        let agreed = tokio::task::spawn_blocking(move || operator.confirm(&question))
+            .await
+            .unwrap_or(None);
+        if agreed != Some(true) {
+            if common.json {
+                shown(&found, true)?;
+            }
+            return Err(Failure::message(
+                ExitCode::Refused,
+                match agreed {
+                    None => "nobody is there to agree",
+                    Some(_) => "the operator said no",
+                },
+            )
+            .state("nothing was removed")
+            .next("run it again with --yes to remove what is listed, or with -n to list only"));
+        }
+    }
+    let failed = cleanup.remove(&found).await;
+    let exit = match failed.is_empty() {
+        true => gaps,
+        false => ExitCode::Failed,
+    };
+    let removed = count - failed.len();
+    found.problems.extend(failed);
+    if common.json {
+        shown(&found, true)?;
+    } else {
+        let mut out = format!("Removed {removed}.\n");
+        problems(&mut out, &found);
+        print(&out)?;
+    }
+    Ok(exit)
+}
+
+fn shown(found: &Found, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        let json = serde_json::to_string_pretty(found).unwrap_or_default();
+        print(&(json + "\n"))
+    } else {
+        print(&text(found))
+    }
+}
+
+fn problems(out: &mut String, found: &Found) {
+    for problem in &found.problems {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "Problem: {problem}");
+    }
+}
+
+fn text(found: &Found) -> String {
+    let mut out = String::new();
+    let bytes: u64 = found.removable().map(|item| item.bytes).sum();
+    for (place, items) in by_place(found) {
+        let _ = writeln!(out, "{place}");
+        for item in items {
+            let size = match item.bytes {
+                0 => String::new(),
+                bytes => format!(" ({})", Bytes(bytes)),
+            };
+            let _ = writeln!(
+                out,
+                "  {:<6} {}{size}\n         {}",
+                item.action, item.name, item.why
+            );
+        }
+    }
+    problems(&mut out, found);
+    let count = found.removable().count();
+    let _ = match (count, found.items.len()) {
+        (0, 0) => writeln!(out, "Nothing of proxmove's is left."),
+        (0, _) => writeln!(out, "Nothing may be removed."),
+        (count, _) => writeln!(out, "{count} may be removed, {} in all.", Bytes(bytes)),
+    };
+    out
+}

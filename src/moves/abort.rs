@@ -1,0 +1,404 @@
+//! Walking one guest's move back: look, take the next step back, look again.
+//!
+//! It never starts a source without having looked at the target right before, and removes nothing that does not carry our
+//! mark. A cluster that cannot be reached is waited for as long as the operator allows; steps that got on begin that time
+//! anew. Read next: `plan/abort.rs`, which decides.
+
+use std::time::{Duration, Instant};
+
+use super::claim::is_late;
+use super::observe::Volumes;
+use super::perform::change;
+use super::{GuestMove, MoveError, Mover, Stopped};
+use crate::cluster::ApiError;
+use crate::plan::abort::{Back, Before, StepBack, back};
+use crate::plan::aftermath::{SourceLeft, source_left};
+use crate::plan::mark::{CLONING, CREATING, MIGRATED, NameMark, without_retired_note};
+use crate::plan::state::{Data, Facts, Rung, derive};
+use crate::pve::guest::Power;
+use crate::report::Event;
+use crate::transfer::TransferError;
+
+/// Between two looks at a cluster that cannot be reached.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a change of the source is tried again that somebody else's came before.
+const ATTEMPTS: usize = 5;
+
+/// How to walk back.
+#[derive(Clone, Copy, Debug)]
+pub struct Return {
+    /// Whether a source that ran before is to be started.
+    pub start: bool,
+    /// How long a cluster that cannot be reached is waited for.
+    pub patience: Duration,
+}
+
+/// What one walk back has done so far.
+struct Walk {
+    before: Before,
+    /// Whether the hosts were prepared for a look at the volumes, or cannot be.
+    prepared: bool,
+    /// Volumes that are not ours, and stay.
+    left: Vec<String>,
+}
+
+impl Mover {
+    /// Brings the source of one move back as it was.
+    pub async fn abort(&self, job: &GuestMove, wanted: Return) -> Result<(), Stopped> {
+        let result = match self.claim(job).await {
+            Ok(()) => {
+                let signs = self.give_signs(job);
+                let result = self.walk(job, wanted).await;
+                drop(signs);
+                result
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(left) => {
+                self.reporter.tell(&Event::MoveAborted {
+                    guest: job.plan.name.clone(),
+                    source: job.source(),
+                    target: job.target(),
+                    left,
+                });
+                Ok(())
+            }
+            Err(error) => Err(self.stopped(job, error, Rung::Untouched).await),
+        }
+    }
+
+    async fn walk(&self, job: &GuestMove, wanted: Return) -> Result<Vec<String>, MoveError> {
+        let mut walk = Walk {
+            before: Before {
+                start: job.mark.running && wanted.start,
+                discarded: false,
+                keep: job.mark.kept.is_some(),
+            },
+            prepared: job.pairs.is_empty(),
+            left: Vec::new(),
+        };
+        let mut got_on = Instant::now();
+        loop {
+            let error = match self.step_back(job, &mut walk).await {
+                Ok(true) => {
+                    got_on = Instant::now();
+                    continue;
+                }
+                Ok(false) => {
+                    walk.left.extend(former_self(job));
+                    return Ok(walk.left);
+                }
+                Err(error) => error,
+            };
+            if !may_pass(&error) || got_on.elapsed() >= wanted.patience {
+                return Err(error);
+            }
+            self.reporter.tell(&Event::Notice {
+                guest: Some(job.plan.name.clone()),
+                text: format!(
+                    "{}; trying again",
+                    crate::transfer::probe::with_causes(&error)
+                ),
+            });
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = self.interrupt.asked() => return Err(error),
+            }
+        }
+    }
+
+    /// Looks, and takes one step back; `false` when there is none left.
+    async fn step_back(&self, job: &GuestMove, walk: &mut Walk) -> Result<bool, MoveError> {
+        let facts = self.look_back(job, walk).await?;
+        let left = source_left(&derive(&facts), job.mark.running);
+        self.interrupt.set_down(left == SourceLeft::Down);
+        let step = match back(&facts, walk.before) {
+            Back::Step(step) => step,
+            Back::Done => return Ok(false),
+            Back::Refuse { reason, remedy } => {
+                return Err(MoveError::NoWayBack {
+                    guest: job.plan.name.clone(),
+                    reason,
+                    remedy,
+                });
+            }
+        };
+        if self.interrupt.is_asked() {
+            return Err(MoveError::Interrupted {
+                guest: job.plan.name.clone(),
+                step: step.to_string(),
+            });
+        }
+        self.reporter.tell(&Event::StepStarted {
+            guest: job.plan.name.clone(),
+            step: step.to_string(),
+            text: self.words(job, step),
+        });
+        self.undo(job, walk, step).await?;
+        Ok(true)
+    }
+
+    /// Looks at everything. Volumes whose hosts do not answer count as not judged: the service can be brought back
+    /// without them, and nothing is removed that was not looked at.
+    async fn look_back(&self, job: &GuestMove, walk: &mut Walk) -> Result<Facts, MoveError> {
+        let (source, target) = self.guests(job).await?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
+        if target.is_some() && !std::mem::replace(&mut walk.prepared, true) {
+            // Prepared hosts see more; those that cannot be prepared say so when they are looked at.
+            if let Err(error) = self.engine.prepare(&job.pairs).await {
+                log::debug!("{}: {error}", job.plan.name);
+            }
+        }
+        match self.look(job, Volumes::Always).await {
+            Err(MoveError::Transfer { source, .. }) if !walk.before.discarded => {
+                log::debug!("{}: the volumes are not judged: {source}", job.plan.name);
+                // Nothing decides on them but whether they may be thrown away.
+                let facts = self.look_without_volumes(job).await?;
+                Ok(Facts {
+                    data: vec![Data::Unjudged; job.pairs.len()],
+                    ..facts
+                })
+            }
+            other => other,
+        }
+    }
+
+    async fn look_without_volumes(&self, job: &GuestMove) -> Result<Facts, MoveError> {
+        let alone = job.without_volumes();
+        self.look(&alone, Volumes::Always).await
+    }
+
+    fn words(&self, job: &GuestMove, step: StepBack) -> String {
+        let plan = &job.plan;
+        let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
+        match step {
+            StepBack::UnretireSource => {
+                format!("taking the source {name} on {source} back from its retirement")
+            }
+            StepBack::UnnameTarget => {
+                format!("renaming the target to {name}{CREATING} on {target}")
+            }
+            StepBack::RestoreSource => {
+                format!("giving the source on {source} its name {name}, onboot and notes back")
+            }
+            StepBack::StartSource => format!("starting {name} on {source}"),
+            StepBack::Discard => format!("removing what was copied to {target}"),
+            StepBack::Remove => format!("removing {name}{CREATING} from {target}"),
+        }
+    }
+
+    async fn undo(
+        &self,
+        job: &GuestMove,
+        walk: &mut Walk,
+        step: StepBack,
+    ) -> Result<(), MoveError> {
+        let name = &job.plan.name;
+        // Whoever took the move over a moment ago may be about to start the target (tests/crash_model.rs).
+        self.still_ours(job).await?;
+        match step {
+            StepBack::UnretireSource => {
+                let name = format!("{name}{CLONING}");
+                self.give_back(job, step, NameMark::Migrated, &name, None)
+                    .await
+            }
+            StepBack::UnnameTarget => {
+                let change = change([("name", format!("{name}{CREATING}"))]);
+                self.configure_target(job, step, change).await
+            }
+            StepBack::RestoreSource => {
+                let onboot = Some((job.mark.onboot, job.mark.onboot_set));
+                self.give_back(job, step, NameMark::Cloning, name, onboot)
+                    .await
+            }
+            StepBack::StartSource => self.start_source(job).await,
+            StepBack::Discard => self.discard(job, walk).await,
+            StepBack::Remove => self
+                .target
+                .delete(&job.plan.target)
+                .await
+                .map_err(job.api(step)),
+        }
+    }
+
+    /// Gives the source a former name, without the note of the move, in one call; also its onboot where that is given.
+    async fn give_back(
+        &self,
+        job: &GuestMove,
+        step: StepBack,
+        from: NameMark,
+        name: &str,
+        onboot: Option<(bool, bool)>,
+    ) -> Result<(), MoveError> {
+        let place = &job.plan.source;
+        let mut attempt = 1;
+        loop {
+            let source = self.source.guest(place).await.map_err(job.api(step))?;
+            if NameMark::split(source.name()).1 != from {
+                return Ok(());
+            }
+            let mut change = change([("name", name.to_owned())]);
+            match onboot {
+                Some((on, true)) => {
+                    let value = u8::from(on).to_string();
+                    change.set.insert("onboot".to_owned(), value);
+                }
+                Some((_, false)) => change.delete.push("onboot".to_owned()),
+                None => {}
+            }
+            let noted = source.description();
+            let description = without_retired_note(noted);
+            if description.is_empty() && !noted.is_empty() {
+                change.delete.push("description".to_owned());
+            } else if description != noted {
+                change.set.insert("description".to_owned(), description);
+            }
+            change.digest = source.config.value("digest").map(str::to_owned);
+            match self.source.configure(place, &change).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_late(&error) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(job.api(step)(error)),
+            }
+        }
+    }
+
+    /// Starts the source, if the target still does not run and the move is still ours.
+    async fn start_source(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let (source, target) = self.guests(job).await?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
+        let target_rests = target.is_some_and(|target| target.power == Power::Stopped);
+        let named = source.is_some_and(|source| source.name() == job.plan.name);
+        if !(target_rests && named) {
+            // The next look says what else it is.
+            return Ok(());
+        }
+        self.source
+            .start(&job.plan.source)
+            .await
+            .map_err(job.api(StepBack::StartSource))?;
+        self.interrupt.set_down(false);
+        Ok(())
+    }
+
+    async fn still_ours(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let (source, target) = self.guests(job).await?;
+        match self.not_ours(job, source.as_ref(), target.as_ref()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what was copied. A volume that cannot be reached keeps the placeholder, which is what names it.
+    async fn discard(&self, job: &GuestMove, walk: &mut Walk) -> Result<(), MoveError> {
+        let place = &job.plan.target;
+        for (drive, volid) in &job.mark.volumes {
+            if job.pairs.iter().any(|pair| pair.drive == *drive) {
+                continue;
+            }
+            // Whether there is anything that must be removed first.
+            match self.target.volume(&place.node, volid).await {
+                Ok(volume) => {
+                    return Err(MoveError::NotRemoved {
+                        guest: job.plan.name.clone(),
+                        reason: format!(
+                            "the storage host of {drive} ({}) does not answer, or is not known",
+                            volume.volid
+                        ),
+                        remedy: "when it answers (`proxmove check`), run the same command again"
+                            .to_owned(),
+                    });
+                }
+                Err(ApiError::Unreachable { .. }) => {
+                    let source = ApiError::Unreachable {
+                        cluster: self.target.alias().clone(),
+                        address: place.node.to_string(),
+                        reason: format!("{volid} could not be looked for"),
+                        maybe_done: false,
+                    };
+                    return Err(job.api(StepBack::Discard)(source));
+                }
+                Err(error) => log::debug!("{volid} is not there: {error}"),
+            }
+        }
+        self.engine
+            .prepare(&job.pairs)
+            .await
+            .map_err(|source| job.transfer(StepBack::Discard, source))?;
+        for pair in &job.pairs {
+            // Whoever takes the move over now may be about to rely on this copy (tests/crash_model.rs).
+            self.still_ours(job).await?;
+            match self.engine.discard(pair).await {
+                Ok(()) => {}
+                Err(TransferError::Foreign { address, path }) => {
+                    walk.left
+                        .push(format!("{path} on {address}: not known to be ours"));
+                }
+                Err(source) => return Err(job.transfer(StepBack::Discard, source)),
+            }
+        }
+        if !walk.left.is_empty() {
+            self.nothing_foreign_is_attached(job).await?;
+        }
+        walk.before.discarded = true;
+        Ok(())
+    }
+
+    /// Refuses to remove a placeholder that has drives with volumes which are not ours: they would go with it.
+    async fn nothing_foreign_is_attached(&self, job: &GuestMove) -> Result<(), MoveError> {
+        let (_, target) = self.guests(job).await?;
+        let drives = target
+            .map(|target| target.config.drives().0)
+            .unwrap_or_default();
+        let attached: Vec<String> = drives
+            .iter()
+            .filter(|drive| drive.volume().is_some())
+            .map(|drive| drive.key.to_string())
+            .collect();
+        if attached.is_empty() {
+            return Ok(());
+        }
+        Err(MoveError::NotRemoved {
+            guest: job.plan.name.clone(),
+            reason: format!(
+                "{} of the placeholder hold volumes that are not known to be ours, and would be removed with it",
+                attached.join(", ")
+            ),
+            remedy: format!(
+                "the source is as it was; look at guest {} on {}, and delete it there if it is of no use",
+                job.plan.target.vmid, job.plan.target_cluster
+            ),
+        })
+    }
+}
+
+/// Names what a way back leaves: the guest's former self, which is a placeholder now, partly overwritten.
+fn former_self(job: &GuestMove) -> Option<String> {
+    let plan = &job.plan;
+    job.mark.kept.as_ref()?;
+    Some(format!(
+        "{}{CREATING} on {} with its volumes: the guest's former self, partly overwritten; name it {}{MIGRATED} again, and `proxmove back` finds it",
+        plan.name,
+        job.target(),
+        plan.name
+    ))
+}
+
+/// Says whether an error is one that may pass by waiting: something could not be reached.
+fn may_pass(error: &MoveError) -> bool {
+    match error {
+        MoveError::Api { source, .. } => match source {
+            ApiError::Unreachable { .. } | ApiError::Stalled { .. } => true,
+            // What a node's proxy says of a node it cannot reach.
+            ApiError::Refused { status, .. } => (595..=599).contains(status),
+            _ => false,
+        },
+        MoveError::Transfer { source, .. } => matches!(source, TransferError::Host { .. }),
+        _ => false,
+    }
+}

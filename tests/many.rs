@@ -1,0 +1,144 @@
+//! Many guests with one command while one request in twenty goes wrong: all end moved, nothing of ours is left, and the
+//! program's memory stays small.
+//!
+//! Forty guests at each run; `PROXMOVE_GUESTS=200` for as many as the project promises.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "support/stage.rs"]
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use proxmove::sim::stage::Stage;
+use proxmove::sim::world::faults::{Fault, FaultKind};
+use serde_json::Value;
+use stage::{Ended, MIB, clusters, disk, guest, launch, moved, nothing_left, run};
+
+/// The most memory the program may ever have used, in KiB.
+const MOST: u64 = 200 * 1024;
+/// Commands after which every guest must have been moved.
+const ROUNDS: usize = 8;
+
+/// Runs the program, and returns the most memory it was seen to use, in KiB.
+fn measured(stage: &Stage, words: &[&str]) -> (Ended, u64) {
+    let mut running = launch(stage, words, &[]).patient(Duration::from_secs(3000));
+    let status = format!("/proc/{}/status", running.id());
+    let mut most = 0;
+    while !running.is_over() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        most = most.max(peak.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (running.wait(), most)
+}
+
+/// Makes about one request in twenty go wrong, in one of four ways.
+fn break_some(stage: &Stage, random: &mut fastrand::Rng, requests: usize) {
+    let faults = stage.simulation.faults();
+    faults.clear();
+    for nth in 1..=requests {
+        if random.u32(..20) != 0 {
+            continue;
+        }
+        let kind = match random.u8(..4) {
+            0 => FaultKind::Error(500, "broken".to_owned()),
+            1 => FaultKind::Error(596, "Connection timed out".to_owned()),
+            2 => FaultKind::LostAnswer,
+            _ => FaultKind::LostRequest,
+        };
+        faults.add(Fault {
+            cluster: None,
+            method: None,
+            path: "*".to_owned(),
+            nth: Some(nth),
+            kind,
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
+    let count: u32 = std::env::var("PROXMOVE_GUESTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(40);
+    let name = |number: u32| format!("vm{number:03}");
+    let specs = (0..count)
+        .map(|number| {
+            guest(
+                1000 + number,
+                &name(number),
+                vec![disk("scsi0", "raw", MIB)],
+                0,
+            )
+        })
+        .collect();
+    let stage = stage::start(clusters(specs), |_| {}).await;
+    let mut random = fastrand::Rng::with_seed(5);
+    let (began, mut most, mut failed) = (Instant::now(), 0, 0);
+    for round in 0..ROUNDS {
+        let left: Vec<String> = (0..count)
+            .map(name)
+            .filter(|name| {
+                stage::names(&stage, "apple").contains(&name.to_string())
+                    || is_under_way(&stage, name)
+            })
+            .collect();
+        if left.is_empty() {
+            break;
+        }
+        // The last round is without faults: a night ends.
+        match round + 1 < ROUNDS {
+            true => break_some(&stage, &mut random, left.len() * 120),
+            false => stage.simulation.faults().clear(),
+        }
+        let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
+        words.extend(left.iter().map(String::as_str));
+        let (ended, memory) = measured(&stage, &words);
+        assert!(
+            [0, 4, 5, 6].contains(&ended.code),
+            "{} {}{}",
+            ended.code,
+            ended.stdout,
+            ended.stderr
+        );
+        failed += ended.told("move-failed").len();
+        most = most.max(memory);
+    }
+    stage.simulation.faults().clear();
+    for number in 0..count {
+        moved(&stage, ("apple", 1000 + number), "banana", &name(number));
+    }
+    let status: Value =
+        serde_json::from_str(&run(&stage, &["status", "--json"]).expect(0).stdout).unwrap();
+    assert_eq!(
+        (&status["moves"], &status["odd"]),
+        (&Value::Array(vec![]), &Value::Array(vec![]))
+    );
+    nothing_left(&stage);
+    eprintln!(
+        "{count} guests moved in {:.0} s, {failed} failures on the way, at most {} MiB of memory",
+        began.elapsed().as_secs_f64(),
+        most / 1024
+    );
+    assert!(failed > 0, "nothing went wrong");
+    assert!(0 < most && most < MOST, "{most} KiB");
+}
+
+/// Says whether a move of the guest has begun and is not finished.
+fn is_under_way(stage: &Stage, name: &str) -> bool {
+    let world = stage.simulation.world();
+    let guests = world
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.guests.values());
+    let mark = format!("\nname: {name}\n");
+    guests.into_iter().any(|guest| {
+        guest
+            .config
+            .get("description")
+            .is_some_and(|text| text.contains(&mark))
+    })
+}
