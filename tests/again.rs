@@ -298,7 +298,7 @@ async fn status_names_the_command_that_finishes_a_move_from_every_rung() {
             rung => (rung, ""),
         };
         assert_eq!(found["rung"], rung, "{found:#}");
-        let certain = ["placed", "precopied", "stopped", "switched-over", "started"];
+        let certain = ["placed", "precopied", "stopped", "started"];
         assert_eq!(found["certain"], certain.contains(&stop.rung), "{found:#}");
         assert_eq!(found["left"], stop.left, "{found:#}");
         let words = found["held"]["text"].as_str().unwrap_or_default();

@@ -286,7 +286,8 @@ impl Mover {
         Ok(())
     }
 
-    async fn still_ours(&self, job: &GuestMove) -> Result<(), MoveError> {
+    /// Makes sure that nobody else has taken the move over.
+    pub(super) async fn still_ours(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (source, target) = self.guests(job).await?;
         match self.not_ours(job, source.as_ref(), target.as_ref()) {
             Some(error) => Err(error),

@@ -257,6 +257,7 @@ fn way(
                 // It has not begun yet.
                 since: String::new(),
                 kept: Some(volumes.keys().copied().collect()),
+                finishing: false,
                 volumes,
                 onboot_set: guest.config.value("onboot").is_some(),
                 id: None,

@@ -427,6 +427,7 @@ impl Batch<'_> {
                 .to_string(),
             volumes,
             kept: plan.back.as_ref().map(|back| back.kept.clone()),
+            finishing: false,
             order: Some(Order::of(request)),
             claim: Some(Claim::new(claimant, now)),
         }

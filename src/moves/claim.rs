@@ -18,6 +18,7 @@ use super::{GuestMove, MoveError, Mover};
 use crate::cluster::{Api, ApiError, ConfigChange};
 use crate::plan::claim::{Claim, Claimant, SIGN, Standing, judge};
 use crate::plan::mark::{CREATING, Mark};
+use crate::plan::step::Step;
 use crate::pve::guest::{GuestDetail, GuestKind, GuestRef};
 use crate::report::Event;
 
@@ -170,6 +171,29 @@ impl Mover {
                 }
             }
         }))
+    }
+
+    /// Says in the mark that the target is the guest now; `false` when somebody else changed the guest at that moment.
+    pub(super) async fn finishing(&self, job: &GuestMove) -> Result<bool, MoveError> {
+        let (source, target) = self.guests(job).await?;
+        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+            return Err(error);
+        }
+        let Some(target) = target else {
+            return Ok(false);
+        };
+        let Some(mark) = Mark::parse(target.description()) else {
+            return Ok(false);
+        };
+        if mark.finishing {
+            return Ok(true);
+        }
+        let finishing = true;
+        match write(self.target.as_ref(), &target, &Mark { finishing, ..mark }).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_late(&error) => Ok(false),
+            Err(error) => Err(job.api(Step::Tidy)(error)),
+        }
     }
 
     /// Leaves the claim, so that whoever comes next need not wait. Failing is no harm.

@@ -2,6 +2,12 @@
 //!
 //! Changes nothing. Read next: `plan/state.rs`, which derives the rung.
 
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
 use super::{GuestMove, MoveError, Mover, claim};
 use crate::cluster::{Api, ApiError};
 use crate::plan::mark::{Mark, NameMark, noted_move};
@@ -90,29 +96,38 @@ impl Mover {
         let attached = target.as_ref().is_some_and(|target| {
             missing_drives(plan, target).is_empty() && plan.snapshots.recorded(target)
         });
+        let mark = target
+            .as_ref()
+            .and_then(|target| Mark::parse(target.description()));
         let facts = Facts {
             source: source.as_ref().map(sighting),
             target: target.as_ref().map(sighting),
             data: Vec::new(),
             attached,
+            finishing: mark.is_some_and(|mark| mark.finishing),
         };
         let passed_again = facts
             .source
             .as_ref()
             .is_none_or(|seen| seen.name == NameMark::Plain && seen.power != Power::Running);
         let matters = facts.target.is_some() && (volumes == Volumes::Always || !passed_again);
-        if !matters {
+        // Nothing decides on them while they are being tidied.
+        if !matters || facts.finishing {
             return Ok(facts);
         }
-        let mut data = Vec::new();
-        for pair in &job.pairs {
-            let state = self
-                .engine
-                .observe(pair)
-                .await
-                .map_err(|source| job.transfer("observing the volumes", source))?;
-            data.push(judge(&state));
+        // All at once: a stopped guest waits for this.
+        let mut looks = JoinSet::new();
+        for (place, pair) in job.pairs.iter().cloned().enumerate() {
+            let engine = Arc::clone(&self.engine);
+            looks.spawn(async move { (place, engine.observe(&pair).await) });
         }
+        let mut data = BTreeMap::new();
+        while let Some(look) = looks.join_next().await {
+            let (place, state) = look.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+            let state = state.map_err(|source| job.transfer("observing the volumes", source))?;
+            data.insert(place, judge(&state));
+        }
+        let data = data.into_values().collect();
         Ok(Facts { data, ..facts })
     }
 }

@@ -270,6 +270,10 @@ impl Mover {
 
     async fn tidy(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
+        if !self.finishing(job).await? {
+            // The next look tells what was changed meanwhile.
+            return Ok(());
+        }
         for pair in &job.pairs {
             self.engine
                 .tidy(pair)

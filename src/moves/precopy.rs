@@ -137,6 +137,9 @@ impl Mover {
         let turns = Arc::new(Semaphore::new(request.parallel.max(1)));
         // A route the operator asked for is not exchanged for another one.
         let may_relay = request.route.is_none();
+        // Rounds follow one another for hours where somebody waits with the stop: a machine may have slept meanwhile, and
+        // a pass of whoever was taken over from would undo the proof of the newer one (tests/crash_model.rs).
+        self.still_ours(job).await?;
         self.engine
             .begin(&job.pairs, pass)
             .await

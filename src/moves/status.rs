@@ -256,6 +256,7 @@ async fn one(
             })
             .collect(),
         attached,
+        finishing: mark.finishing,
     };
     let source_alias = source.map(|(alias, _)| alias);
     let shown = source_alias.map_or(mark.source_cluster.as_str(), ClusterAlias::as_str);

@@ -126,6 +126,12 @@ pub fn back(facts: &Facts, before: Before) -> Back {
             )
         };
     }
+    if facts.finishing {
+        return refuse(
+            "the target is the guest already, and what it holds may be only there",
+            "resume the move, or move it back with its new data (proxmove back)",
+        );
+    }
     if facts.data.contains(&Data::TargetNewer) {
         return refuse(
             "the target was written to after it had been compared: somebody used it, and what it holds is only there",
@@ -195,6 +201,7 @@ mod tests {
                 target: target.map(seen),
                 data: vec![data],
                 attached: true,
+                finishing: false,
             },
             before,
         )
@@ -294,5 +301,20 @@ mod tests {
         }
         let done = seen((Migrated, Stopped), None, Data::Unjudged, BEFORE);
         assert!(matches!(done, Back::Refuse { .. }));
+        for source in [Plain, Cloning, Migrated] {
+            let seen = |name| Seen {
+                name,
+                power: Stopped,
+            };
+            let finishing = Facts {
+                source: Some(seen(source)),
+                target: Some(seen(Plain)),
+                data: vec![Data::Equal],
+                attached: true,
+                finishing: true,
+            };
+            let found = back(&finishing, BEFORE);
+            assert!(matches!(found, Back::Refuse { .. }), "{source:?}");
+        }
     }
 }

@@ -56,6 +56,9 @@ pub struct Mark {
     /// On a way back, where the placeholder is the guest's own former self: the drives whose volumes were there before.
     /// Neither that guest nor these volumes are ever removed.
     pub kept: Option<BTreeSet<DriveKey>>,
+    /// Whether the target is the guest now, and only our own things are still to be removed; the proof that it has all
+    /// goes with them.
+    pub finishing: bool,
     /// What was asked for; older releases did not write it.
     pub order: Option<Order>,
     /// Who works on it just now.
@@ -88,6 +91,9 @@ impl Mark {
         }
         if !self.onboot_set {
             lines.push("onboot-set: no".to_owned());
+        }
+        if self.finishing {
+            lines.push("finishing: yes".to_owned());
         }
         lines.extend(self.id.iter().map(|id| format!("id: {id}")));
         lines.extend(
@@ -194,6 +200,7 @@ impl Mark {
             since: (*values.get("since")?).to_owned(),
             volumes,
             kept,
+            finishing: yes_no("finishing").unwrap_or(false),
             order: values.get("order").and_then(|line| Order::parse(line)),
             claim: values.get("claim").and_then(|line| Claim::parse(line)),
         })
@@ -364,6 +371,7 @@ mod tests {
                 "local-ssd:126/vm-126-disk-0.qcow2".parse().expect("parses"),
             )]),
             kept: None,
+            finishing: false,
             order: Order::parse("banana node2 local-ssd --skip-start"),
             claim: Claim::parse("ann@laptop 42.1 aa 2026-01-02T03:04:05Z 2026-01-02T03:05:05Z"),
         }
@@ -377,6 +385,16 @@ mod tests {
             mark().render().replace('\n', "\r\n")
         );
         assert_eq!(Mark::parse(&surrounded), Some(mark()));
+    }
+
+    #[test]
+    fn a_mark_says_that_its_move_is_finishing() {
+        assert!(!mark().render().contains("finishing"));
+        let finishing = Mark {
+            finishing: true,
+            ..mark()
+        };
+        assert_eq!(Mark::parse(&finishing.render()), Some(finishing));
     }
 
     #[test]

@@ -397,6 +397,7 @@ impl World {
             claim: None,
             volumes: BTreeMap::new(),
             kept: None,
+            finishing: false,
         }
     }
 

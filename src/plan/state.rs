@@ -25,6 +25,8 @@
 //! 4. onboot=0 goes with MarkSource, in the same call: a node that reboots must not start the source again.
 //! 5. Never two running copies: the target is started only when the source is stopped and retired, and the source is
 //!    asked once more right before.
+//! 6. A target is started on proof, not on trust: a pass of somebody who was taken over from may end late and take the
+//!    proof with it. Once our own files are being removed the proof goes with them, so the mark says that first.
 //!
 //! Pure. Read next: `step.rs`.
 
@@ -70,6 +72,8 @@ pub struct Facts {
     pub data: Vec<Data>,
     /// Whether every drive of the plan is on the target with its planned volume.
     pub attached: bool,
+    /// Whether the mark says that the target is the guest, and that only our own things are still to be removed.
+    pub finishing: bool,
 }
 
 /// A place on the ladder.
@@ -147,7 +151,15 @@ pub fn derive(facts: &Facts) -> Rung {
         return contradiction("the guest runs on both clusters");
     }
     let equal = facts.data.iter().all(|data| *data == Data::Equal);
+    let unproven = |data: &Data| matches!(data, Data::Missing | Data::Partial);
     match (source.name, target.name) {
+        (NameMark::Plain | NameMark::Cloning, NameMark::Plain | NameMark::Creating)
+            if facts.finishing =>
+        {
+            contradiction(
+                "the target is the guest already, but the source is not retired; somebody gave it its name back",
+            )
+        }
         (NameMark::Plain, NameMark::Creating) if target_runs => {
             contradiction("the placeholder is running")
         }
@@ -177,11 +189,18 @@ pub fn derive(facts: &Facts) -> Rung {
         }
         // From here on the target's data is the newer one: it is never copied again.
         (NameMark::Migrated, NameMark::Plain) if target_runs => Rung::Started,
+        (NameMark::Migrated, NameMark::Plain) if facts.finishing => Rung::SwitchedOver,
         (NameMark::Migrated, NameMark::Plain) if facts.data.contains(&Data::SourceNewer) => {
             contradiction(
                 "the retired source was written to after it had been compared; somebody used it meanwhile",
             )
         }
+        // Rule 6.
+        (NameMark::Migrated, NameMark::Plain) if facts.data.iter().any(unproven) => contradiction(
+            "nothing proves any more that the target has all that the retired source has: somebody else's copy ended \
+             late, or the proof was removed. If nobody has used the target, rename the source to --CLONING, and the same \
+             command compares them again; if somebody has, start the target, and the same command tidies up",
+        ),
         (NameMark::Migrated, NameMark::Plain) => Rung::SwitchedOver,
         (NameMark::Plain, NameMark::Plain) => {
             contradiction("both clusters have the guest under its own name")
@@ -208,8 +227,33 @@ mod tests {
             target: seen(target),
             data: data.to_vec(),
             attached,
+            finishing: false,
         })
         .to_string()
+    }
+
+    /// Our own files go one by one then, and the proof with them.
+    #[test]
+    fn a_move_that_is_finishing_is_not_judged_by_its_data() {
+        use NameMark::{Cloning, Creating, Migrated, Plain};
+        let at = |source, target, power| {
+            let seen = |name, power| Some(Seen { name, power });
+            derive(&Facts {
+                source: seen(source, Power::Stopped),
+                target: seen(target, power),
+                data: vec![Data::SourceNewer, Data::Partial, Data::Missing],
+                attached: true,
+                finishing: true,
+            })
+            .to_string()
+        };
+        assert_eq!(at(Migrated, Plain, Power::Stopped), "switched-over");
+        assert_eq!(at(Migrated, Plain, Power::Running), "started");
+        for source in [Plain, Cloning] {
+            for target in [Plain, Creating] {
+                assert_eq!(at(source, target, Power::Stopped), "contradiction");
+            }
+        }
     }
 
     #[test]
@@ -275,6 +319,11 @@ mod tests {
             check(down(Migrated), down(Plain), &[Data::Unjudged], true),
             "switched-over"
         );
+        for unproven in [Data::Partial, Data::Missing] {
+            let data = [Data::Equal, unproven];
+            let found = check(down(Migrated), down(Plain), &data, true);
+            assert_eq!(found, "contradiction", "{unproven:?}");
+        }
         assert_eq!(
             check(down(Migrated), down(Plain), &[Data::SourceNewer], true),
             "contradiction"

@@ -246,6 +246,7 @@ mod tests {
             target: Some(seen(target)),
             data: vec![data],
             attached,
+            finishing: false,
         });
         (rung.to_string(), certain)
     }
@@ -272,7 +273,7 @@ mod tests {
         );
         assert_eq!(
             check(Migrated, Plain, Data::Partial, true),
-            expect("switched-over", true)
+            expect("switched-over", false)
         );
     }
 }

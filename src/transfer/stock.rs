@@ -83,15 +83,16 @@ pub(crate) async fn observe(pair: &Pair) -> Result<VolumeState, TransferError> {
         return Ok(partial);
     };
     let now = state(pair).await?;
-    Ok(
-        if now.starts_with("file ") && now == *source && found.size_and_time == *target {
-            VolumeState::Synced {
-                digest: digest.clone(),
-            }
-        } else {
-            partial
+    if !now.starts_with("file ") {
+        return Ok(partial);
+    }
+    Ok(match (now == *source, found.size_and_time == *target) {
+        (true, true) => VolumeState::Synced {
+            digest: digest.clone(),
         },
-    )
+        (true, false) => VolumeState::TargetNewer,
+        (false, _) => VolumeState::SourceNewer,
+    })
 }
 
 /// Removes the target volume when it is ours.

@@ -496,6 +496,7 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         claim: None,
         volumes: BTreeMap::new(),
         kept: None,
+        finishing: false,
     };
     let target = place("node2", 140);
     none.insert(
