@@ -42,7 +42,7 @@ use super::{Engine, Kept, Pair, Pass, PassReport, Tell, Tool, TransferError, Vol
 use crate::units::Bytes;
 use decide::{Claim, Refusal};
 use look::{look, look_closely, must, must_or, trouble};
-use read::Snapshot;
+use read::{Snapshot, Volume};
 
 /// The engine for ZFS to ZFS. One value serves all pairs of a run.
 pub struct ZfsEngine {
@@ -91,12 +91,15 @@ impl Engine for ZfsEngine {
             return Ok(());
         };
         let of = name::move_of(first);
-        let mut volumes = Vec::new();
-        for side in [Side::Source, Side::Target] {
+        let side = |side| async move {
+            let mut volumes = Vec::new();
             for group in by_host(pairs, side) {
                 volumes.extend(look(&group, side, operation).await?.into_iter().flatten());
             }
-        }
+            Ok::<_, TransferError>(volumes)
+        };
+        let (mut volumes, of_target) = tokio::try_join!(side(Side::Source), side(Side::Target))?;
+        volumes.extend(of_target);
         let number = name::next_number(&of, &volumes);
         let name = name::snapshot(&of, number, pass != Pass::Precopy);
         for group in by_host(pairs, Side::Source) {
@@ -113,8 +116,14 @@ impl Engine for ZfsEngine {
 
     async fn observe(&self, pair: &Pair) -> Result<VolumeState, TransferError> {
         const OPERATION: &str = "look at the target";
+        const OF_SOURCE: &str = "look at the source";
         let claim = claim(pair);
-        let Some(target) = look_closely(pair, Side::Target, OPERATION, None).await? else {
+        // Both at once: a stopped guest waits for this.
+        let (source, target) = tokio::join!(
+            look_closely(pair, Side::Source, OF_SOURCE, None),
+            look_closely(pair, Side::Target, OPERATION, None)
+        );
+        let Some(target) = target? else {
             return Ok(VolumeState::Absent);
         };
         if !decide::is_target(&target, &claim) || target.kind != "volume" {
@@ -123,9 +132,7 @@ impl Engine for ZfsEngine {
         let partial = VolumeState::Partial {
             in_place: Bytes(target.content),
         };
-        const OF_SOURCE: &str = "look at the source";
-        let source = look(&[pair], Side::Source, OF_SOURCE).await?;
-        let Some(source) = source.into_iter().next().flatten() else {
+        let Some(source) = source? else {
             return Ok(partial);
         };
         let Some((here, there)) = decide::sealed(&source, &target, &claim) else {
@@ -136,16 +143,9 @@ impl Engine for ZfsEngine {
         {
             return Ok(partial);
         }
-        let since = |side, snapshot: &Snapshot, operation| {
-            let name = snapshot.name.clone();
-            async move {
-                let volume = look_closely(pair, side, operation, Some(&name)).await?;
-                Ok::<_, TransferError>(volume.and_then(|volume| volume.since))
-            }
-        };
         let (source_since, target_since) = tokio::try_join!(
-            since(Side::Source, here, OF_SOURCE),
-            since(Side::Target, there, OPERATION)
+            since(pair, Side::Source, &source, here, OF_SOURCE),
+            since(pair, Side::Target, &target, there, OPERATION)
         )?;
         Ok(match (source_since, target_since) {
             (Some(0), Some(0)) => VolumeState::Synced {
@@ -301,6 +301,21 @@ fn claim(pair: &Pair) -> Claim {
         adopt: pair.adopt,
         snapshots: pair.snapshots.iter().cloned().collect(),
     }
+}
+
+/// Returns how much was written to a volume since one of its snapshots; what was seen of it tells when that is the newest.
+async fn since(
+    pair: &Pair,
+    side: Side,
+    seen: &Volume,
+    snapshot: &Snapshot,
+    operation: &'static str,
+) -> Result<Option<u64>, TransferError> {
+    if seen.newest() == Some(snapshot) {
+        return Ok(Some(seen.written));
+    }
+    let volume = look_closely(pair, side, operation, Some(&snapshot.name)).await?;
+    Ok(volume.and_then(|volume| volume.since))
 }
 
 /// Returns what proves that both sides are equal.
