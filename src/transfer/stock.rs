@@ -194,6 +194,7 @@ impl Work<'_> {
             duration: started.elapsed(),
             digest,
             repaired: Bytes::ZERO,
+            repaired_at: None,
         }
     }
 
