@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
 
 use crate::config::ConfigError;
 
@@ -156,6 +157,23 @@ impl Failure {
             }
         });
         failure
+    }
+
+    /// Returns what came of writing an answer to standard output; a reader that closed the pipe has seen enough.
+    ///
+    /// Fails when the answer is lost, as on a full disk: whoever reads the exit code must not take it for shown.
+    pub fn unless_written(written: io::Result<()>) -> Result<(), Failure> {
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+                ExitCode::Failed,
+                &error,
+            )
+            .context("the answer could not be written to standard output")
+            .next(
+                "see that there is room where standard output goes, and run the same command again",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Puts what was being done in front, and makes the former headline the first cause.

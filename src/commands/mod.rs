@@ -80,12 +80,7 @@ pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failur
 }
 
 fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(ExitCode::Bug, &error))
-        }
-        _ => Ok(ExitCode::Done),
-    }
+    Failure::unless_written(result).map(|()| ExitCode::Done)
 }
 
 fn print(text: &str) -> Result<ExitCode, Failure> {

@@ -175,8 +175,8 @@ impl Batch<'_> {
         } else {
             show::text(request, &decision)
         };
-        // A reader that closed the pipe has seen enough.
-        let _ = out.write_all(text.as_bytes());
+        Failure::unless_written(out.write_all(text.as_bytes()))
+            .map_err(|failure| failure.state("nothing was changed"))?;
         Ok(if decision.refused() {
             ExitCode::Refused
         } else {
@@ -537,6 +537,7 @@ pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) ->
             "leave it to them; proxmove status {} shows how far it is",
             plan.target_cluster
         ),
+        MoveError::NoSpace { .. } => format!("make room there, then {}", aftermath.next),
         _ => aftermath.next,
     };
     failure.state(aftermath.state).next(next)

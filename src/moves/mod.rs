@@ -20,6 +20,7 @@ mod perform;
 mod precopy;
 pub mod resume;
 mod sections;
+mod space;
 pub mod status;
 pub mod survey;
 pub mod verify;
@@ -33,7 +34,7 @@ use crate::host::node_file::{NodeFile, NodeFileError};
 use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::claim::Claimant;
 use crate::plan::mark::Mark;
-use crate::plan::state::{Rung, derive};
+use crate::plan::state::{Data, Facts, Rung, derive};
 use crate::plan::step::{Round, Step, Wishes, next};
 use crate::plan::{DriveAction, GuestPlan, MoveRequest};
 use crate::report::{Event, Operator, Reporter, Summary};
@@ -101,6 +102,19 @@ pub enum MoveError {
         /// The guest.
         guest: String,
         /// Why.
+        #[source]
+        source: TransferError,
+    },
+    /// A storage, or a directory for proxmove's own files, has no space left.
+    #[error("{step} of {guest} failed: {place} is full")]
+    NoSpace {
+        /// What was being done.
+        step: String,
+        /// The guest.
+        guest: String,
+        /// What is full, and on which host.
+        place: String,
+        /// What could not be written.
         #[source]
         source: TransferError,
     },
@@ -252,13 +266,31 @@ impl Mover {
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
         // The failed call may have had its effect; what the clusters show now is what counts.
-        if let Ok(facts) = self.look(job, Volumes::WhereTheyMatter).await {
-            rung = derive(&facts);
+        match self.look(job, Volumes::WhereTheyMatter).await {
+            Ok(facts) => rung = derive(&facts),
+            // A silent host: names and power are told by the clusters all the same.
+            Err(_) => rung = self.without_hosts(job).await.unwrap_or(rung),
         }
         if !matches!(error, MoveError::Held { .. } | MoveError::TakenOver { .. }) {
             self.leave(job).await;
         }
         Stopped { error, rung }
+    }
+
+    /// Returns the lowest rung that both clusters allow, without the hosts being asked.
+    async fn without_hosts(&self, job: &GuestMove) -> Option<Rung> {
+        let (source, target) = self.guests(job).await.ok()?;
+        let attached = target
+            .as_ref()
+            .is_some_and(|target| observe::missing_drives(&job.plan, target).is_empty());
+        let rung = derive(&Facts {
+            source: source.as_ref().map(observe::sighting),
+            target: target.as_ref().map(observe::sighting),
+            data: vec![Data::Partial; job.pairs.len()],
+            attached,
+        });
+        // Data that nobody has looked at contradict nothing.
+        (!matches!(rung, Rung::Contradiction(_))).then_some(rung)
     }
 
     async fn climb(
@@ -414,10 +446,19 @@ impl GuestMove {
     }
 
     fn transfer(&self, step: impl ToString, source: TransferError) -> MoveError {
-        MoveError::Transfer {
-            step: step.to_string(),
-            guest: self.plan.name.clone(),
-            source,
+        let (step, guest) = (step.to_string(), self.plan.name.clone());
+        match space::full_place(&self.plan, &self.pairs, &source) {
+            Some(place) => MoveError::NoSpace {
+                step,
+                guest,
+                place,
+                source,
+            },
+            None => MoveError::Transfer {
+                step,
+                guest,
+                source,
+            },
         }
     }
 

@@ -14,7 +14,7 @@ use crate::plan::MoveRequest;
 use crate::plan::step::{Round, Settle, Step, settle};
 use crate::pve::drive::DriveKey;
 use crate::report::{Event, PassKind};
-use crate::transfer::{News, Pass, PassReport, Route, TransferError};
+use crate::transfer::{News, Pair, Pass, PassReport, Route, TransferError};
 use crate::units::Bytes;
 
 /// Between two quiet rounds while the operator thinks: often enough for a small delta, seldom enough for the disks.
@@ -192,6 +192,12 @@ impl Mover {
                     }
                     result => result?,
                 };
+                if report.repaired > Bytes::ZERO {
+                    reporter.tell(&Event::Warning {
+                        guest: Some(guest.clone()),
+                        text: rotten(&pair, &report),
+                    });
+                }
                 reporter.tell(&Event::PassDone {
                     guest: guest.clone(),
                     drive: drive.clone(),
@@ -225,4 +231,20 @@ impl Mover {
             .map(|(_, drive, report)| (drive, report))
             .collect())
     }
+}
+
+/// Returns the words about a target's disk that did not keep what it was given.
+fn rotten(pair: &Pair, report: &PassReport) -> String {
+    let from = report
+        .repaired_at
+        .map(|offset| format!(", from offset {offset} on"))
+        .unwrap_or_default();
+    format!(
+        "{}: {} of {} on {}{from} were not what had been written there; they were copied again and are right now, but \
+         look after that machine's disks and memory, or for what else writes there",
+        pair.drive,
+        report.repaired,
+        pair.target.path,
+        pair.target.shell.address()
+    )
 }

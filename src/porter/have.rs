@@ -44,6 +44,35 @@ impl Heard {
     }
 }
 
+/// What of the target's disk was not what the manifest claims.
+pub(crate) struct Repaired {
+    bytes: AtomicU64,
+    first: AtomicU64,
+}
+
+impl Default for Repaired {
+    fn default() -> Repaired {
+        Repaired {
+            bytes: AtomicU64::new(0),
+            first: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Repaired {
+    fn note(&self, index: u64, length: usize) {
+        let offset = index * CHUNK as u64;
+        self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        self.first.fetch_min(offset, Ordering::Relaxed);
+    }
+
+    /// Returns how many bytes, and the first offset; `None` when the disk kept everything.
+    pub(crate) fn seen(&self) -> Option<(u64, u64)> {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        (bytes > 0).then(|| (bytes, self.first.load(Ordering::Relaxed)))
+    }
+}
+
 /// Tells what the manifest claims.
 pub(crate) fn tell_claims(
     manifest: &Manifest,
@@ -64,7 +93,7 @@ pub(crate) fn tell_disk(
     path: &Path,
     manifest: &Manifest,
     output: &Output,
-    repaired: &AtomicU64,
+    repaired: &Repaired,
     heard: &Heard,
 ) -> Result<(), PorterError> {
     let size = content.size();
@@ -75,8 +104,7 @@ pub(crate) fn tell_disk(
         for (index, (claim, found)) in (first..).zip(claims.iter().zip(found)) {
             if claim != found {
                 if *claim != Fingerprint::ABSENT {
-                    let length = length_of(index, size);
-                    repaired.fetch_add(length as u64, Ordering::Relaxed);
+                    repaired.note(index, length_of(index, size));
                 }
                 manifest.write(index, 1, *found)?;
             }

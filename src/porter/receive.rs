@@ -12,7 +12,6 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,7 +22,7 @@ use super::chunk::{CHUNK, chunks_of};
 use super::content::Content;
 use super::device::{self, Device};
 use super::error::PorterError;
-use super::have::{Heard, tell_claims, tell_disk};
+use super::have::{Heard, Repaired, tell_claims, tell_disk};
 use super::manifest::{Manifest, sync_directory};
 use super::peer::peer_error;
 use super::places::Places;
@@ -31,7 +30,7 @@ use super::prove::{Touched, digest, open_content, read_back};
 use super::qcow2::Image;
 use super::seal::{Seal, SourceState};
 use super::target::{self, Disk, RawDisk};
-use super::tell::Teller;
+use super::tell::{Line, Teller};
 use super::wire::{self, Frame, Layout, Patch, Purpose};
 use super::write::{Item, Writer};
 
@@ -229,7 +228,7 @@ impl Pass {
         frames: &Receiver<Result<Frame, PorterError>>,
         teller: &Teller,
     ) -> Result<(), PorterError> {
-        let repaired = Arc::new(AtomicU64::new(0));
+        let repaired = Arc::new(Repaired::default());
         let telling = self.start_telling(order, Arc::clone(&repaired))?;
         let mut writer = Writer::start(
             Arc::clone(&self.disk),
@@ -260,7 +259,10 @@ impl Pass {
             }
         };
         join(telling)?;
-        let repaired = repaired.load(Ordering::Relaxed);
+        let repaired = repaired.seen().map_or(0, |(bytes, offset)| {
+            teller.tell(&Line::Repaired { offset });
+            bytes
+        });
         self.complete(order, &end, &touched, repaired, teller)
     }
 
@@ -398,7 +400,7 @@ impl Pass {
     fn start_telling(
         &self,
         order: &Order,
-        repaired: Arc<AtomicU64>,
+        repaired: Arc<Repaired>,
     ) -> Result<JoinHandle<Result<(), PorterError>>, PorterError> {
         let output = self.output.clone();
         let heard = Arc::clone(&self.heard);

@@ -22,6 +22,11 @@ pub(crate) enum Line {
         /// Bytes checked.
         done: u64,
     },
+    /// What the receiver found on the target's disk was not what had been written there.
+    Repaired {
+        /// The first chunk of which that is so.
+        offset: u64,
+    },
     /// The sender ended well.
     Done {
         /// Totals.

@@ -350,6 +350,7 @@ impl Engine for ImageEngine {
                 Pass::Final(_) => Some(finished.digest),
             },
             repaired: finished.repaired,
+            repaired_at: finished.repaired_at,
         };
         device::after(pair, pass, zvols, &report).await?;
         Ok(report)

@@ -27,6 +27,8 @@ pub(crate) struct Finished {
     pub(crate) progress: Progress,
     pub(crate) digest: String,
     pub(crate) repaired: Bytes,
+    /// The first offset of what was repaired, as the receiver said.
+    pub(crate) repaired_at: Option<u64>,
 }
 
 /// Everything that was told on one side.
@@ -37,6 +39,8 @@ pub(crate) struct Told {
     last: Option<Line>,
     /// The sender's result.
     pub(crate) finished: Option<Finished>,
+    /// Where the receiver first found something else on its disk than had been written there.
+    pub(crate) repaired_at: Option<u64>,
     /// Errors, with the side they are about.
     pub(crate) errors: Vec<(Side, Report)>,
     /// The last lines that are not ours.
@@ -51,6 +55,7 @@ impl Told {
             partial: Vec::new(),
             last: None,
             finished: None,
+            repaired_at: None,
             errors: Vec::new(),
             words: Vec::new(),
         }
@@ -92,6 +97,7 @@ impl Told {
         match &line {
             Line::Progress(counts) => tell(progress(counts)),
             Line::Check { .. } => {}
+            Line::Repaired { offset } => self.repaired_at = Some(*offset),
             Line::Done {
                 counts,
                 digest,
@@ -101,6 +107,7 @@ impl Told {
                     progress: progress(counts),
                     digest: digest.clone(),
                     repaired: Bytes(*repaired),
+                    repaired_at: None,
                 });
             }
             Line::Error(report) => {

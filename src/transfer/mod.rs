@@ -21,6 +21,8 @@ mod zvol;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use upload::OPERATION as UPLOAD;
+
 use async_trait::async_trait;
 
 use crate::config::SshAddress;
@@ -251,6 +253,8 @@ pub struct PassReport {
     /// Bytes on the target's disk that were not what had been written there, and were replaced. More than none means
     /// that the target's storage does not keep what it is given.
     pub repaired: Bytes,
+    /// The first offset of what was replaced.
+    pub repaired_at: Option<u64>,
 }
 
 /// What went wrong with a volume. Display is a lowercase fragment without its source.

@@ -134,8 +134,10 @@ impl Porters {
         };
         let well = |exit: &Result<Exit, ShellError>| matches!(exit, Ok(Exit::Code(0)));
         let finished = carried.told.iter().find_map(|told| told.finished.clone());
-        if let (Some(finished), true) = (finished, carried.exits.iter().all(|(_, exit)| well(exit)))
+        if let (Some(mut finished), true) =
+            (finished, carried.exits.iter().all(|(_, exit)| well(exit)))
         {
+            finished.repaired_at = carried.told.iter().find_map(|told| told.repaired_at);
             return Ok(Some(finished));
         }
         let mut missing = false;

@@ -195,6 +195,7 @@ impl Work<'_> {
             duration: started.elapsed(),
             digest,
             repaired: Bytes::ZERO,
+            repaired_at: None,
         }
     }
 

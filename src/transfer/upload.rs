@@ -15,7 +15,8 @@ use crate::host::command::Command;
 use crate::host::{Exit, Output, ShellError};
 use crate::pve::drive::DriveKey;
 
-const OPERATION: &str = "upload of the porter";
+/// What putting the porter on a host is called in errors.
+pub(crate) const OPERATION: &str = "upload of the porter";
 /// How long a short command may be silent.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 

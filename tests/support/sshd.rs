@@ -257,7 +257,7 @@ fn listens(port: u16, child: &mut Child) -> bool {
 }
 
 /// Returns the direct children of a process.
-fn children(parent: u32) -> Vec<u32> {
+pub fn children(parent: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry

@@ -257,7 +257,8 @@ pub(super) fn remember(file: &Path, line: &str) -> std::io::Result<()> {
         .open(file)?;
     // A last line without line end would swallow ours.
     let mut text = String::new();
-    if opened.seek(SeekFrom::End(0))? > 0 {
+    let end = opened.seek(SeekFrom::End(0))?;
+    if end > 0 {
         opened.seek(SeekFrom::End(-1))?;
         let mut last = [0];
         opened.read_exact(&mut last)?;
@@ -268,7 +269,15 @@ pub(super) fn remember(file: &Path, line: &str) -> std::io::Result<()> {
     text.push_str(line);
     text.push('\n');
     // One write, so that two processes appending at once do not mix their lines.
-    opened.write_all(text.as_bytes())
+    let written = opened.write_all(text.as_bytes());
+    if written.is_err() {
+        // Half a line, of a disk that became full, would be read as another key of this host.
+        let whole = end + text.len() as u64;
+        if opened.metadata().is_ok_and(|now| now.len() < whole) {
+            opened.set_len(end)?;
+        }
+    }
+    written
 }
 
 #[cfg(test)]

@@ -205,6 +205,7 @@ fn report() -> PassReport {
         duration: Duration::ZERO,
         digest: Some(String::from("abc")),
         repaired: Bytes::ZERO,
+        repaired_at: None,
     }
 }
 

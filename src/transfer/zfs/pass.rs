@@ -55,6 +55,7 @@ pub(crate) async fn carry(
         duration: started.elapsed(),
         digest,
         repaired: Bytes::ZERO,
+        repaired_at: None,
     })
 }
 
