@@ -152,11 +152,18 @@ pub async fn look_at(api: &Arc<dyn Api>, inventory: &mut Inventory, nodes: &BTre
     }
 }
 
-/// Observes what an evacuation needs, and decides it; nodes are looked at as far as the decision wants them.
+/// Observes what an evacuation needs, and decides it, as far as one cluster is concerned.
 pub async fn evacuation(
     api: &Arc<dyn Api>,
     request: &Request,
 ) -> Result<(Inventory, Evacuation), ApiError> {
+    let mut inventory = gather(api, request).await?;
+    let plan = decided(api, &mut inventory, request).await?;
+    Ok((inventory, plan))
+}
+
+/// Observes what is known to be needed before anything is decided.
+pub(super) async fn gather(api: &Arc<dyn Api>, request: &Request) -> Result<Inventory, ApiError> {
     let mut inventory = listing(api.as_ref()).await?;
     if inventory.is_online(&request.node) {
         let here = |guest: &GuestFacts| guest.place.node == request.node && !guest.template;
@@ -175,15 +182,24 @@ pub async fn evacuation(
             read_guests(api, &mut inventory, elsewhere).await?;
         }
     }
+    Ok(inventory)
+}
+
+/// Decides; nodes are looked at as far as the decision wants them.
+pub(super) async fn decided(
+    api: &Arc<dyn Api>,
+    inventory: &mut Inventory,
+    request: &Request,
+) -> Result<Evacuation, ApiError> {
     loop {
-        let mut plan = decide::decide(&inventory, request);
+        let mut plan = decide::decide(inventory, request);
         // Each round knows more nodes than the one before, so this ends.
         if plan.unseen.is_empty() {
             let permissions = api.permissions().await?;
             plan.verdicts.extend(rights::judge(&permissions, &plan));
-            return Ok((inventory, plan));
+            return Ok(plan);
         }
-        look_at(api, &mut inventory, &plan.unseen).await;
+        look_at(api, inventory, &plan.unseen).await;
     }
 }
 

@@ -114,6 +114,7 @@ impl RestoreJob {
                 .filter(|guest| guest.action == Action::Stuck)
                 .map(|guest| format!("{} cannot come back: {}", guest.place.vmid, guest.why))
                 .collect(),
+            kept: Vec::new(),
             interrupted,
         })
     }
@@ -153,6 +154,10 @@ impl RestoreJob {
                     storages,
                 };
                 (home, tools.travel(&journey, guest.start).await)
+            }
+            Action::FromCluster { from, passage } => {
+                let back = tools.come_back(&home, &guest.name, from, *passage, guest.start);
+                (home.clone(), back.await)
             }
             Action::HaManager { .. } => (home, self.by_ha(guest, node).await),
         };
@@ -239,7 +244,7 @@ pub async fn plan(
     request: &mut Request,
     wait: bool,
 ) -> Result<Restore, EvacuationError> {
-    let inventory = if wait && request.move_guests {
+    let mut inventory = if wait && request.move_guests {
         tools.await_health(&request.node).await?
     } else {
         observe::restore(&Arc::clone(&tools.api), &request.node)
@@ -248,7 +253,16 @@ pub async fn plan(
     };
     let node = inventory.nodes.get(&request.node);
     request.closed = node.and_then(|facts| facts.seen.as_ref()?.closed.clone());
-    Ok(restore::decide(&inventory, request))
+    tools.look_abroad(&mut inventory, request.move_guests).await;
+    let mut plan = restore::decide(&inventory, request);
+    let permissions = tools
+        .api
+        .permissions()
+        .await
+        .map_err(EvacuationError::api("ask for the rights"))?;
+    plan.verdicts
+        .extend(restore::judge_rights(&permissions, &plan));
+    Ok(plan)
 }
 
 fn result(guest: &Return, at: Option<NodeName>, fate: Fate, reason: &str, down: bool) -> Outcome {
@@ -257,6 +271,7 @@ fn result(guest: &Return, at: Option<NodeName>, fate: Fate, reason: &str, down: 
         name: guest.name.clone(),
         source: guest.place.node.clone(),
         target: at,
+        cluster: None,
         result: fate,
         reason: reason.to_owned(),
         down,

@@ -4,9 +4,15 @@
 //! can restore, also only a part of it, also again. Guests that somebody has moved on are left and listed. Read next:
 //! `evacuate/mod.rs`.
 
+mod abroad;
+mod rights;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
+pub use abroad::Passage;
+pub use rights::judge_rights;
+pub use show::{json, text};
 
 use super::evacuate::affinity::Affinity;
 use super::evacuate::decide::{is_managed, label};
@@ -15,9 +21,9 @@ use super::evacuate::note::{Away, Closed};
 use super::evacuate::place::{Mover, Placing};
 use super::evacuate::room::{Need, Room};
 use super::evacuate::select::Selection;
-use super::evacuate::show;
 use super::evacuate::way::{self, Allowed, Way};
 use super::{Severity, Verdict};
+use crate::pve::destination::Destination;
 use crate::pve::evacuation::{Limits, Policy};
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -87,6 +93,13 @@ pub enum Action {
         /// How, if it has to be.
         way: Way,
     },
+    /// It was sent to another cluster, and comes back from there.
+    FromCluster {
+        /// Where it was sent.
+        from: Destination,
+        /// How it comes back.
+        passage: Passage,
+    },
     /// It is there; only its note goes.
     AtHome,
     /// It stays where it is, and only its note goes.
@@ -110,6 +123,7 @@ impl Action {
                 way: Way::Restart, ..
             } => "restart",
             Action::HaManager { .. } => "HA manager",
+            Action::FromCluster { passage, .. } => passage.as_str(),
             Action::AtHome => "at home",
             Action::Forget => "forget",
             Action::Left | Action::Stuck => "left",
@@ -252,39 +266,28 @@ impl Work<'_> {
         if let Some(why) = self.request.select.refuses(guest) {
             return result(Action::Left, false, &why);
         }
+        if let Some(decided) = self.from_cluster(guest, away) {
+            return decided;
+        }
         if !self.request.move_guests {
             return result(Action::Forget, false, "its note is removed, as asked");
         }
         let start = away.running;
         if guest.place.node == self.request.node {
-            let need = Need::of(guest, BTreeMap::new());
-            if start && !guest.runs() {
-                let running = Need {
-                    memory: guest.memory,
-                    cores: guest.cores,
-                    widest: guest.cores,
-                    ..need
-                };
-                if let Some(lack) = self
-                    .placing
-                    .room
-                    .lacks(&self.request.node, &running)
-                    .first()
-                {
-                    let reason = format!("cannot be started: its node {lack}");
-                    return self.left(guest, Action::Stuck, reason);
-                }
-                self.placing.room.take(&self.request.node, &running);
+            if start
+                && !guest.runs()
+                && let Err(reason) = self.take_start(guest)
+            {
+                return self.left(guest, Action::Stuck, reason);
             }
             return result(Action::AtHome, start, "never left, or is back already");
         }
         let managed = is_managed(guest);
-        let moved_on = away
-            .to
-            .as_ref()
-            .is_some_and(|to| *to != guest.place.node && *to != away.origin);
-        if moved_on && !managed && !self.request.also_moved_on {
-            let to = away.to.as_ref().map_or("?", NodeName::as_str);
+        let moved_on = |to: &&NodeName| **to != guest.place.node && **to != away.origin;
+        if let Some(to) = away.to.node().filter(moved_on)
+            && !managed
+            && !self.request.also_moved_on
+        {
             return self.left(
                 guest,
                 Action::Left,
@@ -328,6 +331,17 @@ impl Work<'_> {
             why: reason,
             up_delay: 0,
         }
+    }
+
+    /// Takes the room that a guest of this node needs when it is started there; the error says what is lacking.
+    fn take_start(&mut self, guest: &GuestFacts) -> Result<(), String> {
+        let need = Need::running(guest, BTreeMap::new());
+        let node = &self.request.node;
+        if let Some(lack) = self.placing.room.lacks(node, &need).first() {
+            return Err(format!("cannot be started: its node {lack}"));
+        }
+        self.placing.room.take(node, &need);
+        Ok(())
     }
 
     /// Finds the way back, and takes its room.
@@ -386,47 +400,6 @@ impl Work<'_> {
             .collect();
         Ok((way, storages))
     }
-}
-
-/// Returns the plan as a table.
-pub fn text(plan: &Restore) -> String {
-    let mut rows = vec![show::row(&[
-        "VMID", "NAME", "NOW ON", "ACTION", "START", "WHY",
-    ])];
-    rows.extend(plan.guests.iter().map(|guest| {
-        vec![
-            guest.place.vmid.to_string(),
-            guest.name.clone(),
-            guest.place.node.to_string(),
-            guest.action.as_str().to_owned(),
-            if guest.start { "yes" } else { "no" }.to_owned(),
-            guest.why.clone(),
-        ]
-    }));
-    format!(
-        "Restore of node {} of {}\n\n{}{}",
-        plan.node,
-        plan.cluster,
-        show::table(&rows),
-        show::verdicts_text(&plan.verdicts)
-    )
-}
-
-/// Returns the plan as one JSON object.
-pub fn json(plan: &Restore) -> Value {
-    json!({
-        "cluster": plan.cluster.as_str(),
-        "node": plan.node.as_str(),
-        "guests": plan.guests.iter().map(|guest| json!({
-            "vmid": guest.place.vmid.number(),
-            "name": guest.name,
-            "node": guest.place.node.as_str(),
-            "action": guest.action.as_str(),
-            "start": guest.start,
-            "why": guest.why,
-        })).collect::<Vec<_>>(),
-        "verdicts": show::verdicts_json(&plan.verdicts),
-    })
 }
 
 /// Returns the guests that a restore moves or starts.

@@ -51,6 +51,7 @@ fn tools(lab: &Lab, who: &str) -> Evacuator {
             patience: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(1),
         },
+        movers: None,
     }
 }
 
@@ -73,6 +74,7 @@ async fn evacuate(lab: &Lab, who: &str) -> Result<Outcomes, EvacuationError> {
         allowed: allowed(),
         ha_maintenance: true,
         stop_unplaced: false,
+        across: None,
     };
     let (inventory, plan) = observe::evacuation(&evacuator.api, &request).await.unwrap();
     assert!(!plan.refused(), "{:?}", plan.verdicts);
