@@ -176,6 +176,9 @@ pub(super) struct RestoreArgs {
     /// Put disks of a storage that is not shared onto another one; repeatable, or comma separated
     #[arg(long, value_name = "A=B", value_parser = storage_pair, value_delimiter = ',')]
     map_storage: Vec<(StorageId, StorageId)>,
+    /// Guests of one place in the start order that come back at one time [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    parallel: Option<u16>,
     #[command(flatten)]
     select: SelectArgs,
     #[command(flatten)]
@@ -270,6 +273,8 @@ pub struct RestoreCommand {
     pub also_moved_on: bool,
     /// `--map-storage`.
     pub storages: BTreeMap<StorageId, StorageId>,
+    /// `--parallel`.
+    pub parallel: Option<usize>,
     /// Which guests.
     pub select: SelectArgs,
     /// Whether and how.
@@ -335,6 +340,7 @@ impl RestoreArgs {
             no_move: self.no_move,
             also_moved_on: self.also_moved_on,
             storages: self.map_storage.into_iter().collect(),
+            parallel: self.parallel.map(usize::from),
             select: self.select,
             run: self.run,
             common: settle(self.connection, Some(self.ssh), &self.output),

@@ -305,6 +305,7 @@ impl Site {
     pub(super) async fn restore(
         &self,
         mut request: restore::Request,
+        parallel: Option<usize>,
         consented: bool,
     ) -> Result<ExitCode, Failure> {
         let node = request.node.clone();
@@ -346,6 +347,7 @@ impl Site {
             evacuator: self.tools.clone(),
             request,
             plan,
+            parallel: parallel.unwrap_or(self.settings.parallel),
         };
         let outcomes = job.run().await.map_err(|error| failure(&error, &node))?;
         self.show_outcomes(&outcomes)?;
@@ -403,7 +405,7 @@ pub(super) async fn restore(
         exclude: command.select.exclude.clone(),
     };
     request.allowed.storages.extend(command.storages.clone());
-    site.restore(request, false).await
+    site.restore(request, command.parallel, false).await
 }
 
 /// `proxmove cordon` and `proxmove uncordon`.

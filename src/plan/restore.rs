@@ -7,6 +7,7 @@
 mod abroad;
 mod rights;
 mod show;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +75,8 @@ pub struct Return {
     pub start: bool,
     /// Why.
     pub why: String,
+    /// Its place in the start order; one without any is among the last.
+    pub order: Option<u32>,
     /// Seconds to wait after its start before the next one.
     pub up_delay: u64,
 }
@@ -261,6 +264,7 @@ impl Work<'_> {
             action,
             start,
             why: why.to_owned(),
+            order: guest.seen.as_ref().and_then(|seen| seen.order),
             up_delay: guest.seen.as_ref().map_or(0, |seen| seen.up_delay),
         };
         if let Some(why) = self.request.select.refuses(guest) {
@@ -329,6 +333,7 @@ impl Work<'_> {
             action,
             start: false,
             why: reason,
+            order: guest.seen.as_ref().and_then(|seen| seen.order),
             up_delay: 0,
         }
     }

@@ -119,6 +119,7 @@ fn of(guest: &GuestFacts, action: Action, start: bool) -> Return {
         action,
         start,
         why: String::new(),
+        order: guest.seen.as_ref().and_then(|seen| seen.order),
         up_delay: guest.seen.as_ref().map_or(0, |seen| seen.up_delay),
     }
 }
