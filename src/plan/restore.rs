@@ -18,7 +18,7 @@ pub use show::{json, text};
 use super::evacuate::affinity::Affinity;
 use super::evacuate::decide::{is_managed, label};
 use super::evacuate::facts::{GuestFacts, Inventory};
-use super::evacuate::note::{Away, Closed};
+use super::evacuate::note::{self, Away, Closed};
 use super::evacuate::place::{Mover, Placing};
 use super::evacuate::room::{Need, Room};
 use super::evacuate::select::Selection;
@@ -173,10 +173,28 @@ pub fn decide(inventory: &Inventory, request: &Request) -> Restore {
         placing: placing(inventory, request),
         verdicts,
     };
-    let guests = away
+    let mut guests: Vec<Return> = away
         .into_iter()
         .map(|(guest, away)| work.guest(guest, away))
         .collect();
+    // Their tags say that they belong here; what their notes say is not known.
+    let tag = note::tag(&request.node);
+    let unread = inventory.guests.iter();
+    let unread = unread.filter(|guest| guest.seen.is_none() && guest.tags.contains(&tag));
+    guests.extend(
+        unread.map(|guest| match inventory.is_online(&guest.place.node) {
+            true => work.left(
+                guest,
+                Action::Stuck,
+                "has a configuration that could not be read".to_owned(),
+            ),
+            false => work.left(
+                guest,
+                Action::Stuck,
+                format!("is on {}, which is offline", guest.place.node),
+            ),
+        }),
+    );
     Restore {
         cluster: inventory.cluster.clone(),
         node: request.node.clone(),
@@ -277,6 +295,15 @@ impl Work<'_> {
             return result(Action::Forget, false, "its note is removed, as asked");
         }
         let start = away.running;
+        if guest.place.node == self.request.node && self.may_leave(guest) {
+            let action = Action::HaManager {
+                way: way::ways(guest, Policy::Auto)
+                    .first()
+                    .copied()
+                    .unwrap_or(Way::Offline),
+            };
+            return result(action, start, "the HA manager may be about to move it off");
+        }
         if guest.place.node == self.request.node {
             if start
                 && !guest.runs()
@@ -338,6 +365,13 @@ impl Work<'_> {
         }
     }
 
+    /// Says whether the HA manager may be about to move a guest off this node: an evacuation asked it to, and ended early.
+    fn may_leave(&self, guest: &GuestFacts) -> bool {
+        let node = self.placing.inventory.nodes.get(&self.request.node);
+        let moving = matches!(guest.ha.as_deref(), Some("migrate" | "relocate"));
+        is_managed(guest) && (moving || node.is_some_and(|node| node.maintenance))
+    }
+
     /// Takes the room that a guest of this node needs when it is started there; the error says what is lacking.
     fn take_start(&mut self, guest: &GuestFacts) -> Result<(), String> {
         let need = Need::running(guest, BTreeMap::new());
@@ -358,7 +392,7 @@ impl Work<'_> {
         let seen = guest
             .seen
             .as_ref()
-            .ok_or("its configuration could not be read")?;
+            .ok_or("has a configuration that could not be read")?;
         let mut ways = Vec::new();
         let mut closed = Vec::new();
         for way in way::ways(guest, Policy::Auto) {

@@ -241,7 +241,7 @@ fn every_feature_of_the_document_is_shown_by_something_that_exists() {
         .map(|name| read(&format!("evacuation/{name}.rs")))
         .into_iter()
         .chain(
-            ["crashes", "nodes", "runbook", "scenarios"]
+            ["across", "crashes", "nodes", "runbook", "scenarios"]
                 .map(|name| read(&format!("evacuating/{name}.rs"))),
         )
         .collect();

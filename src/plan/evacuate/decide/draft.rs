@@ -237,7 +237,7 @@ impl<'a> Work<'a> {
     /// Returns the ways nothing stands against, and why better ones are closed; the error says why all are.
     fn open_ways(&self, guest: &GuestFacts, policy: Policy) -> Result<(Vec<Way>, String), String> {
         let Some(seen) = &guest.seen else {
-            return Err("its configuration could not be read".to_owned());
+            return Err("has a configuration that could not be read".to_owned());
         };
         let mut open = Vec::new();
         let mut closed = Vec::new();
