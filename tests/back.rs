@@ -17,7 +17,7 @@ use proxmove::sim::world::scenario::DiskSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, proved,
-    received, run, runs,
+    received, run, runs, write_on,
 };
 
 const THERE: [&str; 6] = ["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
@@ -37,21 +37,6 @@ fn carried(ended: &Ended) -> u64 {
     let summary = ended.events().pop().unwrap();
     assert_eq!(summary["event"], "move-done", "{summary}");
     summary["carried"].as_u64().unwrap()
-}
-
-/// Has a guest go on writing where it is now, and waits until it has written some records.
-fn write_on(stage: &Stage, from: (&str, u32), at: (&str, u32), rate: u64) {
-    // Where it was, it must not begin to write when it comes back: it would go on from its old ledger.
-    stage.go_on(at, from, 0).unwrap();
-    stage.go_on(from, at, rate).unwrap();
-    let began = Instant::now();
-    while stage.completed(at.0, at.1) < 40 {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "it does not write"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Returns the images of a guest of apple, by their inodes.

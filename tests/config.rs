@@ -68,6 +68,25 @@ fn the_sample_is_understood_and_shown_without_its_secrets() {
         token=user@pve!proxmove=***
         ca=/etc/ssl/private-ca.pem
 
+        [evacuate:apple-cluster] ; from proxmoverc.sample
+        policy=auto
+        live-migrate=pool=prod
+        stop=tag=lab, vmid=101
+        local_disks=yes
+        ha_maintenance=yes
+        parallel=2
+        parallel_per_target=2
+        memory=both
+        memory_reserve=10%
+        storage_reserve=5%
+        cpu_limit=90%
+        stop_timeout=3m
+        patience=10m
+
+        [budget:web] ; from proxmoverc.sample
+        tag=web
+        min_running=2
+
     "#]].assert_eq(&config::show::text(&config, "proxmoverc.sample"));
 }
 
@@ -111,6 +130,14 @@ fn the_sample_as_json() {
         .expect("it is JSON");
     expect![[r#"
         {
+          "budgets": [
+            {
+              "budget": "web",
+              "min_running": "2",
+              "origin": "proxmoverc.sample",
+              "tag": "web"
+            }
+          ],
           "clusters": [
             {
               "alias": "apple-cluster",
@@ -131,6 +158,25 @@ fn the_sample_as_json() {
               "ca": "/etc/ssl/private-ca.pem",
               "origin": "proxmoverc.sample",
               "token": "user@pve!proxmove=***"
+            }
+          ],
+          "evacuations": [
+            {
+              "cluster": "apple-cluster",
+              "cpu_limit": "90%",
+              "ha_maintenance": "yes",
+              "live-migrate": "pool=prod",
+              "local_disks": "yes",
+              "memory": "both",
+              "memory_reserve": "10%",
+              "origin": "proxmoverc.sample",
+              "parallel": "2",
+              "parallel_per_target": "2",
+              "patience": "10m",
+              "policy": "auto",
+              "stop": "tag=lab, vmid=101",
+              "stop_timeout": "3m",
+              "storage_reserve": "5%"
             }
           ],
           "storages": [

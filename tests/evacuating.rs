@@ -2,6 +2,8 @@
 //! other commands, the end of proxmove at every call.
 #![allow(clippy::unwrap_used)]
 
+#[path = "evacuating/across.rs"]
+mod across;
 #[path = "support/cluster.rs"]
 mod cluster;
 #[path = "evacuating/crashes.rs"]

@@ -204,5 +204,6 @@ fn request(node: NodeName) -> Request {
         },
         ha_maintenance: true,
         stop_unplaced: false,
+        across: None,
     }
 }

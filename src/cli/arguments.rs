@@ -539,7 +539,7 @@ pub(super) fn pair(text: &str) -> Result<(&str, &str), String> {
     }
 }
 
-fn bridge_pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn bridge_pair(text: &str) -> Result<(String, String), String> {
     let (from, to) = pair(text)?;
     // The names of Linux interfaces and of PVE's virtual networks; anything else could change the meaning of netN.
     let is_name = |name: &str| {

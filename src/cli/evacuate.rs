@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, pair, time_to_stop};
+use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, bridge_pair, pair, time_to_stop};
 use super::{Common, settle};
+use crate::plan::evacuate::across::Across;
+use crate::pve::destination::Destination;
 use crate::pve::evacuation::{Policy, Selector};
 use crate::pve::id::{ClusterAlias, InvalidId, NodeName, PoolId, StorageId, Vmid};
+use crate::units::Bandwidth;
 
 /// Which guests a command is about.
 #[derive(Clone, Debug, Args)]
@@ -98,6 +101,27 @@ pub(super) struct EvacuateArgs {
     /// Stop guests that find no room, instead of refusing the evacuation
     #[arg(long)]
     stop_unplaced: bool,
+    /// Move guests that no other node takes to another cluster, to this node and storage there
+    ///
+    /// They are moved as by 'proxmove SOURCE DESTINATION NODEID STORAGE VM', with a short stop; all that forbids it is
+    /// found before anything begins. 'restore' brings them back, with what has changed. Containers and guests of HA cannot go.
+    #[arg(
+        long,
+        value_name = "ALIAS:NODE:STORAGE",
+        help_heading = "To another cluster"
+    )]
+    to_cluster: Option<Destination>,
+    /// Move all VMs there, also those that other nodes would take
+    #[arg(long, requires = "to_cluster", help_heading = "To another cluster")]
+    all_to_cluster: bool,
+    /// Connect network cards on bridge A to bridge B there; repeatable, or comma separated
+    #[arg(long, value_name = "A=B", value_parser = bridge_pair, value_delimiter = ',', requires = "to_cluster",
+        help_heading = "To another cluster")]
+    map_bridge: Vec<(String, String)>,
+    /// Limit for each move there, in Mbit/s
+    #[arg(long, value_name = "MBPS", value_parser = clap::value_parser!(u64).range(1..), requires = "to_cluster",
+        help_heading = "To another cluster")]
+    bwlimit: Option<u64>,
     /// Choose another node for a guest when the planned one does not do any more
     #[arg(long)]
     replan: bool,
@@ -152,6 +176,9 @@ pub(super) struct RestoreArgs {
     /// Put disks of a storage that is not shared onto another one; repeatable, or comma separated
     #[arg(long, value_name = "A=B", value_parser = storage_pair, value_delimiter = ',')]
     map_storage: Vec<(StorageId, StorageId)>,
+    /// Guests of one place in the start order that come back at one time [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    parallel: Option<u16>,
     #[command(flatten)]
     select: SelectArgs,
     #[command(flatten)]
@@ -205,6 +232,12 @@ pub struct EvacuateCommand {
     pub no_ha_maintenance: bool,
     /// `--stop-unplaced`.
     pub stop_unplaced: bool,
+    /// `--to-cluster` and `--all-to-cluster`.
+    pub across: Option<Across>,
+    /// `--map-bridge`.
+    pub bridges: BTreeMap<String, String>,
+    /// `--bwlimit`.
+    pub limit: Option<Bandwidth>,
     /// `--replan`.
     pub replan: bool,
     /// `--fail-fast`.
@@ -240,6 +273,8 @@ pub struct RestoreCommand {
     pub also_moved_on: bool,
     /// `--map-storage`.
     pub storages: BTreeMap<StorageId, StorageId>,
+    /// `--parallel`.
+    pub parallel: Option<usize>,
     /// Which guests.
     pub select: SelectArgs,
     /// Whether and how.
@@ -277,6 +312,12 @@ impl EvacuateArgs {
             no_local_disks: self.no_local_disks,
             no_ha_maintenance: self.no_ha_maintenance,
             stop_unplaced: self.stop_unplaced,
+            across: self.to_cluster.map(|to| Across {
+                to,
+                all: self.all_to_cluster,
+            }),
+            bridges: self.map_bridge.into_iter().collect(),
+            limit: self.bwlimit.map(Bandwidth::mbit_per_second),
             replan: self.replan,
             fail_fast: self.fail_fast,
             parallel: self.parallel.map(usize::from),
@@ -299,6 +340,7 @@ impl RestoreArgs {
             no_move: self.no_move,
             also_moved_on: self.also_moved_on,
             storages: self.map_storage.into_iter().collect(),
+            parallel: self.parallel.map(usize::from),
             select: self.select,
             run: self.run,
             common: settle(self.connection, Some(self.ssh), &self.output),

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Process, audience, cluster, hosts, load, print};
+use super::back::clusters;
+use super::{Process, audience, cluster, derived, hosts, load, print};
 use crate::cli::Common;
 use crate::cli::evacuate::{CordonCommand, EvacuateCommand, RestoreCommand, RunArgs};
 use crate::cluster::http::HttpApi;
 use crate::config::evacuate::EvacuateConfig;
 use crate::config::{Config, SshAddress};
 use crate::error::{ExitCode, Failure};
+use crate::evacuation::across::Movers;
 use crate::evacuation::outcome::Outcomes;
 use crate::evacuation::{
     EvacuationError, EvacuationJob, Evacuator, Pace, RestoreJob, observe, restore as returning,
@@ -28,6 +30,16 @@ use crate::plan::evacuate::{Request, show};
 use crate::plan::restore;
 use crate::pve::id::{ClusterAlias, NodeName};
 use crate::report::choose;
+use crate::transfer::engines::Engines;
+use crate::transfer::image::ImageEngine;
+use crate::units::Bandwidth;
+
+/// How guests are moved to other clusters.
+#[derive(Default)]
+struct Moving {
+    bridges: BTreeMap<String, String>,
+    limit: Option<Bandwidth>,
+}
 
 /// What the commands about one cluster have in common.
 pub(super) struct Site {
@@ -45,6 +57,7 @@ impl Site {
         alias: &ClusterAlias,
         common: &Common,
         run: &RunArgs,
+        moving: Moving,
     ) -> Result<Site, Failure> {
         let config = load(common, process)?;
         let section = cluster(&config, alias)?.clone();
@@ -53,6 +66,7 @@ impl Site {
             .get(alias)
             .cloned()
             .unwrap_or_else(|| EvacuateConfig::usual(alias.clone()));
+        let hosts = hosts(process, common);
         let (reporter, operator) = choose(&audience(process, common, run.yes || run.execute));
         let interrupt = Interrupt::listen(|down| {
             let exit = if down {
@@ -63,13 +77,27 @@ impl Site {
             std::process::exit(exit.code().into())
         })
         .map_err(|error| Failure::new(ExitCode::Bug, &error))?;
+        let movers = Movers {
+            bridges: moving.bridges,
+            limit: moving.limit,
+            ..Movers::new(
+                config.clone(),
+                Box::new(derived),
+                clusters(&config, common.verify_tls),
+                Arc::new(Engines::new(
+                    ImageEngine::new(&process.executable).with_direct(hosts.grant()),
+                )),
+                &process.identity,
+            )
+        };
         let tools = Evacuator {
             api: Arc::new(HttpApi::connect(section, common.verify_tls)),
-            hosts: hosts(process, common),
+            hosts,
             addresses: addresses(&config, alias),
             reporter,
             operator,
             interrupt,
+            movers: Some(Arc::new(movers)),
             identity: process.identity.clone(),
             pace: Pace {
                 look: run.look,
@@ -145,7 +173,20 @@ pub(super) async fn evacuate(
     process: &Process,
     command: &EvacuateCommand,
 ) -> Result<ExitCode, Failure> {
-    let site = Site::new(process, &command.cluster, &command.common, &command.run)?;
+    let moving = Moving {
+        bridges: command.bridges.clone(),
+        limit: command.limit,
+    };
+    let site = Site::new(
+        process,
+        &command.cluster,
+        &command.common,
+        &command.run,
+        moving,
+    )?;
+    if let Some(across) = &command.across {
+        cluster(&site.config, &across.to.cluster)?;
+    }
     if command.rolling {
         return super::rolling::run(&site, command).await;
     }
@@ -164,13 +205,11 @@ impl Site {
         consented: bool,
     ) -> Result<ExitCode, Failure> {
         let request = self.request(command, node);
-        let (inventory, plan) = observe::evacuation(&self.tools.api, &request)
-            .await
-            .map_err(|error| {
-                Failure::new(ExitCode::Failed, &error)
-                    .state("nothing was changed")
-                    .next("'proxmove check' looks closer at what the API says")
-            })?;
+        let (inventory, plan) = self.tools.plan(&request).await.map_err(|error| {
+            Failure::new(ExitCode::Failed, &error)
+                .state("nothing was changed")
+                .next("'proxmove check' looks closer at what the API says")
+        })?;
         self.show(&show::text(&plan), &show::json(&plan))?;
         if plan.refused() {
             return Err(Failure::message(
@@ -258,6 +297,7 @@ impl Site {
             },
             ha_maintenance: settings.ha_maintenance && !command.no_ha_maintenance,
             stop_unplaced: command.stop_unplaced,
+            across: command.across.clone(),
         }
     }
 
@@ -265,6 +305,7 @@ impl Site {
     pub(super) async fn restore(
         &self,
         mut request: restore::Request,
+        parallel: Option<usize>,
         consented: bool,
     ) -> Result<ExitCode, Failure> {
         let node = request.node.clone();
@@ -306,6 +347,7 @@ impl Site {
             evacuator: self.tools.clone(),
             request,
             plan,
+            parallel: parallel.unwrap_or(self.settings.parallel),
         };
         let outcomes = job.run().await.map_err(|error| failure(&error, &node))?;
         self.show_outcomes(&outcomes)?;
@@ -348,7 +390,13 @@ pub(super) async fn restore(
     process: &Process,
     command: &RestoreCommand,
 ) -> Result<ExitCode, Failure> {
-    let site = Site::new(process, &command.cluster, &command.common, &command.run)?;
+    let site = Site::new(
+        process,
+        &command.cluster,
+        &command.common,
+        &command.run,
+        Moving::default(),
+    )?;
     let mut request = site.everything_back(&command.node);
     request.move_guests = !command.no_move;
     request.also_moved_on = command.also_moved_on;
@@ -357,7 +405,7 @@ pub(super) async fn restore(
         exclude: command.select.exclude.clone(),
     };
     request.allowed.storages.extend(command.storages.clone());
-    site.restore(request, false).await
+    site.restore(request, command.parallel, false).await
 }
 
 /// `proxmove cordon` and `proxmove uncordon`.
@@ -365,7 +413,13 @@ pub(super) async fn cordon(
     process: &Process,
     command: &CordonCommand,
 ) -> Result<ExitCode, Failure> {
-    let site = Site::new(process, &command.cluster, &command.common, &command.run)?;
+    let site = Site::new(
+        process,
+        &command.cluster,
+        &command.common,
+        &command.run,
+        Moving::default(),
+    )?;
     let node = &command.node;
     let failed = |error: EvacuationError| {
         Failure::new(ExitCode::Failed, &error)

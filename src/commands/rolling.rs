@@ -67,7 +67,8 @@ async fn one(site: &Site, command: &EvacuateCommand, node: &NodeName) -> Result<
         }
     }
     // Waits for the node's health itself.
-    site.restore(site.everything_back(node), true).await
+    site.restore(site.everything_back(node), command.parallel, true)
+        .await
 }
 
 async fn nodes(site: &Site, command: &EvacuateCommand) -> Result<Vec<NodeName>, Failure> {

@@ -3,6 +3,8 @@
 //! Pure: returns text, prints nothing, and never shows a secret. The text has the form of a proxmoverc, so that a
 //! derived section can be copied into the file and changed there.
 
+mod evacuate;
+
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -30,6 +32,20 @@ pub fn text(config: &Config, file: &str) -> String {
                 &origin,
             );
         }
+    }
+    for evacuation in config.evacuations.values() {
+        let name = format!("evacuate:{}", evacuation.cluster);
+        entry(
+            &mut out,
+            "",
+            &name,
+            &evacuate::evacuate_lines(evacuation),
+            file,
+        );
+    }
+    for budget in &config.budgets {
+        let name = format!("budget:{}", budget.name);
+        entry(&mut out, "", &name, &evacuate::budget_lines(budget), file);
     }
     for warning in &config.warnings {
         let _ = writeln!(out, "; warning: {warning}");
@@ -72,8 +88,34 @@ pub fn json(config: &Config, file: &str) -> Value {
             Value::Object(entry)
         })
         .collect();
+    let evacuations: Vec<Value> = config
+        .evacuations
+        .values()
+        .map(|evacuation| {
+            let mut entry = object(evacuate::evacuate_lines(evacuation));
+            entry.insert("cluster".to_owned(), json!(evacuation.cluster.as_str()));
+            entry.insert("origin".to_owned(), json!(file));
+            Value::Object(entry)
+        })
+        .collect();
+    let budgets: Vec<Value> = config
+        .budgets
+        .iter()
+        .map(|budget| {
+            let mut entry = object(evacuate::budget_lines(budget));
+            entry.insert("budget".to_owned(), json!(budget.name));
+            entry.insert("origin".to_owned(), json!(file));
+            Value::Object(entry)
+        })
+        .collect();
     let warnings: Vec<String> = config.warnings.iter().map(Problem::to_string).collect();
-    json!({ "clusters": clusters, "storages": storages, "warnings": warnings })
+    json!({
+        "clusters": clusters,
+        "storages": storages,
+        "evacuations": evacuations,
+        "budgets": budgets,
+        "warnings": warnings,
+    })
 }
 
 fn entry(

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::outcome::{Outcome, Result as Fate};
 use super::{Evacuator, chain, now};
 use crate::cluster::ApiError;
-use crate::plan::evacuate::note::Away;
+use crate::plan::evacuate::note::{Away, Sent};
 use crate::plan::evacuate::way::Way;
 use crate::plan::evacuate::{Action, GuestPlan};
 use crate::pve::guest::{GuestKind, GuestRef, Power};
@@ -35,6 +35,9 @@ pub(super) struct Stranded {
 impl Evacuator {
     /// Does with one guest what its plan says.
     pub(super) async fn leave(&self, plan: &GuestPlan) -> Outcome {
+        if let Action::Across { to, .. } = &plan.action {
+            return self.cross(plan, to).await;
+        }
         let began = Instant::now();
         let (result, target, reason, down) = self.leave_node(plan).await;
         Outcome {
@@ -42,6 +45,7 @@ impl Evacuator {
             name: plan.name.clone(),
             source: plan.place.node.clone(),
             target,
+            cluster: None,
             result,
             reason,
             down,
@@ -69,14 +73,15 @@ impl Evacuator {
                 None => return (Fate::Left, here, "it has no target".to_owned(), false),
             },
             Action::Stop { .. } => (plan.place.node.clone(), None),
-            Action::HaManager | Action::Start | Action::Stay => {
+            Action::Across { .. } | Action::HaManager | Action::Start | Action::Stay => {
                 return (Fate::Left, here, plan.why.clone(), false);
             }
         };
         let away = Away {
             origin: plan.place.node.clone(),
-            to: Some(to.clone()),
+            to: Sent::Node(to.clone()),
             running: was_running,
+            bridges: BTreeMap::new(),
             by: self.identity.clone(),
             since: now(),
         };
@@ -146,7 +151,7 @@ impl Evacuator {
         away: &Away,
         remark: String,
     ) -> (Fate, Option<NodeName>, String, bool) {
-        let target = away.to.clone();
+        let target = away.to.node().cloned();
         let there = GuestRef {
             node: target.clone().unwrap_or_else(|| plan.place.node.clone()),
             ..plan.place.clone()

@@ -177,11 +177,16 @@ impl Evacuator {
     ) -> Result<(), EvacuationError> {
         let mut waiting = Waiting::new(self.pace.patience.min(self.pace.look * 24));
         loop {
+            let services = self.services().await?;
             let there = self.guests_at(node).await?;
-            if guests.is_subset(&there) {
+            // One that is there may be about to leave, when an evacuation ended early.
+            let moving = services.iter().any(|service| {
+                guests.contains(&service.sid.vmid)
+                    && matches!(service.state.as_str(), "migrate" | "relocate")
+            });
+            if guests.is_subset(&there) && !moving {
                 return Ok(());
             }
-            let services = self.services().await?;
             let sign = signs(&services, guests, there.intersection(guests).count());
             // What does not come by itself is brought.
             match self

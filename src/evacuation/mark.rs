@@ -8,10 +8,14 @@ use std::collections::BTreeMap;
 use super::Evacuator;
 use super::close::is_conflict;
 use crate::cluster::{ApiError, ConfigChange};
-use crate::plan::evacuate::note::{Away, TAG_PREFIX, tag};
+use crate::plan::evacuate::note::{Away, Sent, tag, with_tag, without_tag};
 use crate::pve::guest::GuestRef;
 
 const TRIES: usize = 5;
+/// The most characters of a guest's description.
+const LIMIT: usize = 8192;
+/// What a move to another cluster notes on its source, without which nobody finds the way back.
+const ROOM_FOR_MOVE: usize = 256;
 
 /// Why a guest could not be marked.
 #[derive(Debug, thiserror::Error)]
@@ -35,11 +39,17 @@ impl Evacuator {
                 // A guest that was away already goes home to its first origin, in its first state.
                 Some(known) => Away {
                     to: away.to.clone(),
+                    bridges: away.bridges.clone(),
                     ..known
                 },
                 None => away.clone(),
             };
             let description = noted.put(detail.description()).ok_or(MarkError::NoRoom)?;
+            if matches!(noted.to, Sent::Cluster(_))
+                && description.chars().count() + ROOM_FOR_MOVE > LIMIT
+            {
+                return Err(MarkError::NoRoom);
+            }
             let tags = detail.config.value("tags").unwrap_or_default();
             let change = ConfigChange {
                 set: BTreeMap::from([
@@ -87,45 +97,5 @@ impl Evacuator {
             }
         }
         Err(MarkError::Contested)
-    }
-}
-
-fn words(tags: &str) -> impl Iterator<Item = &str> {
-    tags.split([';', ',', ' ']).filter(|word| !word.is_empty())
-}
-
-fn with_tag(tags: &str, tag: &str) -> String {
-    let others = words(tags).filter(|word| !word.starts_with(TAG_PREFIX));
-    others.chain([tag]).collect::<Vec<_>>().join(";")
-}
-
-fn without_tag(tags: &str) -> String {
-    if !words(tags).any(|word| word.starts_with(TAG_PREFIX)) {
-        return tags.to_owned();
-    }
-    let kept: Vec<&str> = words(tags)
-        .filter(|word| !word.starts_with(TAG_PREFIX))
-        .collect();
-    kept.join(";")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_own_tag_comes_and_goes() {
-        assert_eq!(
-            with_tag("web;db", "proxmove-from-pve1"),
-            "web;db;proxmove-from-pve1"
-        );
-        assert_eq!(with_tag("", "proxmove-from-pve1"), "proxmove-from-pve1");
-        assert_eq!(
-            with_tag("proxmove-from-pve2;web", "proxmove-from-pve1"),
-            "web;proxmove-from-pve1"
-        );
-        assert_eq!(without_tag("web;proxmove-from-pve1;db"), "web;db");
-        assert_eq!(without_tag("proxmove-from-pve1"), "");
-        assert_eq!(without_tag("web, db"), "web, db");
     }
 }

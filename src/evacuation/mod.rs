@@ -2,8 +2,9 @@
 //!
 //! Everything that must survive is written on the guests and on the node, so that a run that ended anywhere is gone on
 //! with by the same command, or undone by a restore, on any machine. It never chooses: what a plan says is done, or left
-//! with a reason. Read next: `run.rs`, `go.rs`, `restore.rs`.
+//! with a reason. Read next: `run.rs`, `go.rs`, `restore.rs`; `across.rs`, other clusters.
 
+pub mod across;
 mod close;
 mod go;
 mod ha;
@@ -118,6 +119,8 @@ pub struct Evacuator {
     pub identity: String,
     /// How patient to be.
     pub pace: Pace,
+    /// What guests are moved to other clusters with; without it none are.
+    pub movers: Option<Arc<across::Movers>>,
 }
 
 impl Evacuator {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -18,12 +19,15 @@ use crate::plan::evacuate::note::{self, Closed, Stage, TAG_PREFIX};
 use crate::plan::evacuate::{Evacuation, Request, decide, rights};
 use crate::pve::guest::GuestSummary;
 use crate::pve::ha::HaRuleKind;
-use crate::pve::id::{NodeName, StorageId};
+use crate::pve::id::{NodeName, StorageId, Vmid};
 use crate::pve::node::{NodeResources, StorageResources};
 use crate::units::{Bytes, Cores};
 
 /// How many guests or nodes are asked at one time.
 const AT_ONCE: usize = 8;
+/// How often a guest is read that is not where it was said to be, and the time between two attempts.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Lists the whole cluster, whatever its size, in six calls. Nothing is known yet that only a guest or a node itself says.
 pub async fn listing(api: &dyn Api) -> Result<Inventory, ApiError> {
@@ -81,19 +85,51 @@ pub async fn listing(api: &dyn Api) -> Result<Inventory, ApiError> {
     })
 }
 
-/// Reads the guests for which `wanted` says so. One that cannot be read stays unknown, and the plan refuses it.
+/// Reads the guests for which `wanted` says so. One that cannot be read stays unknown, and the plan refuses or lists it.
 pub async fn read_guests(
     api: &Arc<dyn Api>,
     inventory: &mut Inventory,
     wanted: impl Fn(&GuestFacts) -> bool,
 ) -> Result<(), ApiError> {
+    let mut vmids: BTreeSet<Vmid> = inventory
+        .guests
+        .iter()
+        .filter(|guest| wanted(guest))
+        .map(|guest| guest.place.vmid)
+        .collect();
+    for _ in 0..TRIES {
+        vmids = read_each(api, inventory, &vmids).await?;
+        if vmids.is_empty() {
+            break;
+        }
+        // Whatever is being moved just now is not where the list said.
+        tokio::time::sleep(PAUSE).await;
+        for guest in api.guests().await? {
+            let found = inventory
+                .guests
+                .binary_search_by_key(&guest.place.vmid, |known| known.place.vmid);
+            if let (Ok(at), true) = (found, vmids.contains(&guest.place.vmid)) {
+                inventory.guests[at].place = guest.place;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads guests where they are known to be. Returns those that could not be read.
+async fn read_each(
+    api: &Arc<dyn Api>,
+    inventory: &mut Inventory,
+    vmids: &BTreeSet<Vmid>,
+) -> Result<BTreeSet<Vmid>, ApiError> {
     let shared = shared_storages(inventory);
     let places: Vec<_> = inventory
         .guests
         .iter()
-        .filter(|guest| wanted(guest))
+        .filter(|guest| vmids.contains(&guest.place.vmid))
         .map(|guest| guest.place.clone())
         .collect();
+    let mut unread = BTreeSet::new();
     let read = each(places, |place| {
         let (api, shared) = (Arc::clone(api), Arc::clone(&shared));
         async move {
@@ -117,11 +153,14 @@ pub async fn read_guests(
             (_, Err(error @ (ApiError::Unreachable { .. } | ApiError::Login { .. }))) => {
                 return Err(error);
             }
-            (_, Err(error)) => log::debug!("{}: {error}", place.vmid),
+            (_, Err(error)) => {
+                log::debug!("{}: {error}", place.vmid);
+                unread.insert(place.vmid);
+            }
             (Err(_), Ok(_)) => {}
         }
     }
-    Ok(())
+    Ok(unread)
 }
 
 /// Asks nodes for their notes and bridges. A node that does not answer is as good as closed.
@@ -152,11 +191,18 @@ pub async fn look_at(api: &Arc<dyn Api>, inventory: &mut Inventory, nodes: &BTre
     }
 }
 
-/// Observes what an evacuation needs, and decides it; nodes are looked at as far as the decision wants them.
+/// Observes what an evacuation needs, and decides it, as far as one cluster is concerned.
 pub async fn evacuation(
     api: &Arc<dyn Api>,
     request: &Request,
 ) -> Result<(Inventory, Evacuation), ApiError> {
+    let mut inventory = gather(api, request).await?;
+    let plan = decided(api, &mut inventory, request).await?;
+    Ok((inventory, plan))
+}
+
+/// Observes what is known to be needed before anything is decided.
+pub(super) async fn gather(api: &Arc<dyn Api>, request: &Request) -> Result<Inventory, ApiError> {
     let mut inventory = listing(api.as_ref()).await?;
     if inventory.is_online(&request.node) {
         let here = |guest: &GuestFacts| guest.place.node == request.node && !guest.template;
@@ -175,15 +221,24 @@ pub async fn evacuation(
             read_guests(api, &mut inventory, elsewhere).await?;
         }
     }
+    Ok(inventory)
+}
+
+/// Decides; nodes are looked at as far as the decision wants them.
+pub(super) async fn decided(
+    api: &Arc<dyn Api>,
+    inventory: &mut Inventory,
+    request: &Request,
+) -> Result<Evacuation, ApiError> {
     loop {
-        let mut plan = decide::decide(&inventory, request);
+        let mut plan = decide::decide(inventory, request);
         // Each round knows more nodes than the one before, so this ends.
         if plan.unseen.is_empty() {
             let permissions = api.permissions().await?;
             plan.verdicts.extend(rights::judge(&permissions, &plan));
-            return Ok((inventory, plan));
+            return Ok(plan);
         }
-        look_at(api, &mut inventory, &plan.unseen).await;
+        look_at(api, inventory, &plan.unseen).await;
     }
 }
 

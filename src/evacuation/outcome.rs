@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::ExitCode;
 use crate::plan::evacuate::show;
-use crate::pve::id::{NodeName, Vmid};
+use crate::pve::id::{ClusterAlias, NodeName, Vmid};
 
 /// How it went with one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +46,8 @@ pub struct Outcome {
     pub source: NodeName,
     /// Where it is, as far as is known.
     pub target: Option<NodeName>,
+    /// The cluster of that node, when it is another one.
+    pub cluster: Option<ClusterAlias>,
     /// How it went.
     pub result: Result,
     /// Why, or what is to know about it.
@@ -54,6 +56,17 @@ pub struct Outcome {
     pub down: bool,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Outcome {
+    /// Returns where it is, for people.
+    fn place(&self) -> String {
+        let node = self.target.as_ref().map_or("?", |node| node.as_str());
+        match &self.cluster {
+            Some(cluster) => format!("{cluster}:{node}"),
+            None => node.to_owned(),
+        }
+    }
 }
 
 /// Everything that became of an evacuation or a restore.
@@ -67,6 +80,8 @@ pub struct Outcomes {
     pub guests: Vec<Outcome>,
     /// What is wrong with the node as a whole, at the end.
     pub problems: Vec<String>,
+    /// What stays on the node and is meant to, because guests come back to it.
+    pub kept: Vec<String>,
     /// Whether the operator ended it.
     pub interrupted: bool,
 }
@@ -100,11 +115,7 @@ impl Outcomes {
                 guest.vmid.to_string(),
                 guest.name.clone(),
                 guest.source.to_string(),
-                guest
-                    .target
-                    .as_ref()
-                    .map_or("?", |node| node.as_str())
-                    .to_owned(),
+                guest.place(),
                 guest.result.as_str().to_owned(),
                 format!("{} s", guest.took.as_secs()),
                 guest.reason.clone(),
@@ -124,6 +135,9 @@ impl Outcomes {
             count(Result::Left),
             count(Result::Failed)
         );
+        for kept in &self.kept {
+            text.push_str(&format!("kept: {kept}\n"));
+        }
         for problem in &self.problems {
             text.push_str(&format!("problem: {problem}\n"));
         }
@@ -138,11 +152,13 @@ impl Outcomes {
             "exit_code": self.exit().code(),
             "interrupted": self.interrupted,
             "problems": self.problems,
+            "kept": self.kept,
             "guests": self.guests.iter().map(|guest| json!({
                 "vmid": guest.vmid.number(),
                 "name": guest.name,
                 "source": guest.source.as_str(),
                 "node": guest.target.as_ref().map(|node| node.as_str()),
+                "cluster": guest.cluster.as_ref().map(|cluster| cluster.as_str()),
                 "result": guest.result.as_str(),
                 "reason": guest.reason,
                 "down": guest.down,

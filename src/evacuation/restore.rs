@@ -4,9 +4,11 @@
 //! Each guest loses its note only when it is home and runs as before, so that a restore that ended anywhere is gone on
 //! with by the same command. Read next: `go.rs`, `plan/restore.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
 
 use super::go::{Journey, Stranded, way_now};
 use super::ha::Waiting;
@@ -26,6 +28,8 @@ pub struct RestoreJob {
     pub request: Request,
     /// The plan that was shown.
     pub plan: Restore,
+    /// How many guests of one place in the start order come back at one time.
+    pub parallel: usize,
 }
 
 impl Evacuator {
@@ -82,23 +86,8 @@ impl RestoreJob {
                 Err(error) => return Err(error),
             }
         }
-        for guest in &self.plan.guests {
-            if tools.interrupt.is_asked() {
-                interrupted = true;
-            }
-            let outcome = if interrupted {
-                result(
-                    guest,
-                    Some(guest.place.node.clone()),
-                    Fate::Left,
-                    "was not begun: interrupted",
-                    false,
-                )
-            } else {
-                self.guest(guest, &node).await
-            };
-            done.push(outcome);
-        }
+        let job = Arc::new(self);
+        interrupted |= job.in_order(&node, interrupted, &mut done).await;
         if !interrupted {
             tools.step(node.as_str(), "uncordon", "opening the node");
             tools.open(&node).await?;
@@ -107,15 +96,57 @@ impl RestoreJob {
             what: "restore",
             node,
             guests: done,
-            problems: self
+            problems: job
                 .plan
                 .guests
                 .iter()
                 .filter(|guest| guest.action == Action::Stuck)
                 .map(|guest| format!("{} cannot come back: {}", guest.place.vmid, guest.why))
                 .collect(),
+            kept: Vec::new(),
             interrupted,
         })
+    }
+
+    /// Brings guests home in the start order, those of one place in it as many at one time as is allowed. Says whether the
+    /// operator ended it.
+    async fn in_order(
+        self: &Arc<Self>,
+        node: &NodeName,
+        mut interrupted: bool,
+        done: &mut Vec<Outcome>,
+    ) -> bool {
+        let mut waiting: VecDeque<&Return> = self.plan.guests.iter().collect();
+        let mut running: JoinSet<Outcome> = JoinSet::new();
+        let mut busy: BTreeMap<Vmid, &Return> = BTreeMap::new();
+        loop {
+            interrupted |= self.evacuator.interrupt.is_asked();
+            while let Some(next) = waiting.front().copied()
+                && !interrupted
+                && next.may_join(busy.values().copied(), self.parallel)
+            {
+                waiting.pop_front();
+                busy.insert(next.place.vmid, next);
+                let (job, guest, node) = (Arc::clone(self), next.clone(), node.clone());
+                running.spawn(async move { job.guest(&guest, &node).await });
+            }
+            let ended = running.join_next().await;
+            let Some(Ok(outcome)) = ended else {
+                break;
+            };
+            busy.remove(&outcome.vmid);
+            done.push(outcome);
+        }
+        done.extend(waiting.into_iter().map(|guest| {
+            let here = Some(guest.place.node.clone());
+            result(guest, here, Fate::Left, "was not begun: interrupted", false)
+        }));
+        let place = |outcome: &Outcome| {
+            let mut guests = self.plan.guests.iter();
+            guests.position(|guest| guest.place.vmid == outcome.vmid)
+        };
+        done.sort_by_key(place);
+        interrupted
     }
 
     /// Switches maintenance off, if an evacuation of ours switched it on.
@@ -153,6 +184,10 @@ impl RestoreJob {
                     storages,
                 };
                 (home, tools.travel(&journey, guest.start).await)
+            }
+            Action::FromCluster { from, passage } => {
+                let back = tools.come_back(&home, &guest.name, from, *passage, guest.start);
+                (home.clone(), back.await)
             }
             Action::HaManager { .. } => (home, self.by_ha(guest, node).await),
         };
@@ -239,7 +274,7 @@ pub async fn plan(
     request: &mut Request,
     wait: bool,
 ) -> Result<Restore, EvacuationError> {
-    let inventory = if wait && request.move_guests {
+    let mut inventory = if wait && request.move_guests {
         tools.await_health(&request.node).await?
     } else {
         observe::restore(&Arc::clone(&tools.api), &request.node)
@@ -248,7 +283,16 @@ pub async fn plan(
     };
     let node = inventory.nodes.get(&request.node);
     request.closed = node.and_then(|facts| facts.seen.as_ref()?.closed.clone());
-    Ok(restore::decide(&inventory, request))
+    tools.look_abroad(&mut inventory, request.move_guests).await;
+    let mut plan = restore::decide(&inventory, request);
+    let permissions = tools
+        .api
+        .permissions()
+        .await
+        .map_err(EvacuationError::api("ask for the rights"))?;
+    plan.verdicts
+        .extend(restore::judge_rights(&permissions, &plan));
+    Ok(plan)
 }
 
 fn result(guest: &Return, at: Option<NodeName>, fate: Fate, reason: &str, down: bool) -> Outcome {
@@ -257,6 +301,7 @@ fn result(guest: &Return, at: Option<NodeName>, fate: Fate, reason: &str, down: 
         name: guest.name.clone(),
         source: guest.place.node.clone(),
         target: at,
+        cluster: None,
         result: fate,
         reason: reason.to_owned(),
         down,

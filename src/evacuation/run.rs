@@ -18,9 +18,11 @@ use super::outcome::{Outcome, Outcomes, Result as Fate};
 use super::{EvacuationError, Evacuator};
 use crate::plan::evacuate::budget::Protected;
 use crate::plan::evacuate::facts::Inventory;
-use crate::plan::evacuate::note::Stage;
+use crate::plan::evacuate::note::{self, Stage};
 use crate::plan::evacuate::schedule::{Parallel, Schedule};
 use crate::plan::evacuate::{Action, Evacuation, GuestPlan, Request};
+use crate::plan::mark::MIGRATED;
+use crate::pve::guest::{GuestSummary, Power};
 use crate::pve::id::{NodeName, Vmid};
 use crate::units::Bytes;
 
@@ -59,6 +61,8 @@ impl EvacuationJob {
             done: Vec::new(),
             locked: BTreeMap::new(),
             said: BTreeMap::new(),
+            across: BTreeSet::new(),
+            cut_short: false,
             job: self,
         };
         work.run().await
@@ -75,6 +79,10 @@ struct Work {
     locked: BTreeMap<Vmid, String>,
     /// What was last said about a guest that waits.
     said: BTreeMap<Vmid, String>,
+    /// Guests that run on another cluster by now.
+    across: BTreeSet<Vmid>,
+    /// Whether the operator ended a move to another cluster.
+    cut_short: bool,
 }
 
 impl Work {
@@ -100,7 +108,8 @@ impl Work {
             self.left(&plan, "was not begun".to_owned());
         }
         self.list_the_rest();
-        let problems = self.check_empty().await?;
+        let (problems, kept) = self.check_empty().await?;
+        interrupted |= self.cut_short;
         let empty = problems.is_empty() && !interrupted;
         let failed = self.done.iter().any(|guest| guest.result == Fate::Failed);
         if empty && !failed {
@@ -112,6 +121,7 @@ impl Work {
             node,
             guests: std::mem::take(&mut self.done),
             problems,
+            kept,
             interrupted,
         })
     }
@@ -185,6 +195,10 @@ impl Work {
             ended.vmid,
             runs || (ended.result == Fate::Failed && !ended.down && self.ran_before(ended.vmid)),
         );
+        if runs && ended.cluster.is_some() {
+            self.across.insert(ended.vmid);
+        }
+        self.cut_short |= ended.result == Fate::Left && tools.interrupt.is_asked();
         if ended.result != Fate::Ok && ended.result != Fate::Stopped {
             self.on_the_way.remove(&ended.vmid);
         }
@@ -228,6 +242,7 @@ impl Work {
             .iter()
             .filter(|guest| guest.power == crate::pve::guest::Power::Running)
             .map(|guest| guest.place.vmid)
+            .chain(self.across.iter().copied())
             .collect();
         self.schedule.observed(&running);
         let waits = self.waits();
@@ -302,8 +317,9 @@ impl Work {
         }
     }
 
-    /// Looks at the node itself: only what was to stay may be there.
-    async fn check_empty(&self) -> Result<Vec<String>, EvacuationError> {
+    /// Looks at the node itself: only what was to stay may be there. Returns what is wrong, and what is kept there because
+    /// guests of other clusters come back to it.
+    async fn check_empty(&self) -> Result<(Vec<String>, Vec<String>), EvacuationError> {
         let node = &self.job.plan.node;
         let there = self
             .job
@@ -315,21 +331,41 @@ impl Work {
         let stays = |vmid: &Vmid| {
             let planned = self.job.plan.guests.iter();
             let mut of_guest = planned.filter(|guest| guest.place.vmid == *vmid);
-            of_guest.all(|guest| guest.target.is_none())
+            of_guest.all(|guest| !guest.leaves())
         };
+        let is_former = |guest: &GuestSummary| {
+            let name = guest.name.as_deref().unwrap_or_default();
+            let tag = note::tag(node);
+            guest.power == Power::Stopped
+                && name.ends_with(MIGRATED)
+                && guest
+                    .tags
+                    .iter()
+                    .any(|known| known.to_ascii_lowercase() == tag)
+        };
+        let kept = there.iter().filter(|guest| is_former(guest)).map(|guest| {
+            let name = guest.name.as_deref().unwrap_or_default();
+            format!(
+                "{} ({name}) stays on {node}, stopped: the guest comes back to it",
+                guest.place.vmid
+            )
+        });
+        let kept: Vec<String> = kept.collect();
         let known: BTreeMap<Vmid, &Outcome> =
             self.done.iter().map(|guest| (guest.vmid, guest)).collect();
-        Ok(there
+        let problems = there
             .iter()
             .filter_map(|guest| {
                 let vmid = guest.place.vmid;
                 match known.get(&vmid) {
+                    Some(outcome) if outcome.cluster.is_some() && is_former(guest) => None,
                     None => Some(format!("{vmid} came to {node} meanwhile")),
                     Some(outcome) if stays(&vmid) || outcome.result == Fate::Failed => None,
                     Some(outcome) => Some(format!("{vmid} is still on {node}: {}", outcome.reason)),
                 }
             })
-            .collect())
+            .collect();
+        Ok((problems, kept))
     }
 }
 
@@ -346,6 +382,7 @@ fn outcome(
         name: plan.name.clone(),
         source: plan.place.node.clone(),
         target,
+        cluster: None,
         result,
         reason,
         down,

@@ -197,7 +197,7 @@ impl Batch<'_> {
     }
 
     /// Moves all guests of the request, and returns how each ended.
-    pub(super) async fn ends(&self, request: &MoveRequest) -> Vec<End> {
+    pub async fn ends(&self, request: &MoveRequest) -> Vec<End> {
         match self.try_run(request).await {
             Ok(ends) => ends,
             Err(failure) => {
@@ -453,11 +453,15 @@ impl Batch<'_> {
 
 /// How one guest ended.
 #[derive(Clone, Debug)]
-pub(super) struct End {
-    pub(super) guest: String,
-    pub(super) exit: ExitCode,
-    pub(super) state: String,
-    pub(super) next: String,
+pub struct End {
+    /// The guest's name.
+    pub guest: String,
+    /// What the process would exit with.
+    pub exit: ExitCode,
+    /// In what state it was left.
+    pub state: String,
+    /// What to do about it.
+    pub next: String,
 }
 
 impl End {

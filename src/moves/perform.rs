@@ -11,6 +11,7 @@ use super::observe::missing_drives;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
 use crate::plan::back::judge;
+use crate::plan::evacuate::note::{self, Away};
 use crate::plan::mark::{
     CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note,
     without_retired_note,
@@ -182,9 +183,16 @@ impl Mover {
         set.insert("name".to_owned(), format!("{}{CREATING}", plan.name));
         set.insert("description".to_owned(), job.mark.over(&back.notes));
         set.insert("onboot".to_owned(), "0".to_owned());
+        let mut delete = back.delete.clone();
+        // That of an evacuation goes with the end of the restore, which would not find the guest without it.
+        if let Some(tag) = note::tag_in(former.config.value("tags").unwrap_or_default()) {
+            let tags = set.get("tags").map_or("", String::as_str);
+            set.insert("tags".to_owned(), note::with_tag(tags, tag));
+            delete.retain(|key| key != "tags");
+        }
         let change = ConfigChange {
             set,
-            delete: back.delete.clone(),
+            delete,
             digest: None,
         };
         self.configure_target(job, Step::Place, change).await?;
@@ -288,16 +296,17 @@ impl Mover {
             .collect();
         set.insert("onboot".to_owned(), u8::from(job.mark.onboot).to_string());
         let mut delete = Vec::new();
-        let description = without_retired_note(&plan.description);
-        if description.is_empty() {
-            delete.push("description".to_owned());
-        } else {
-            set.insert("description".to_owned(), description);
-        }
         // Bound to what was read while the move is still ours: whoever takes it over now keeps its mark.
         let (source, target) = self.guests(job).await?;
         if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
             return Err(error);
+        }
+        let present = target.as_ref().map_or("", |target| target.description());
+        let description = Away::carry(&without_retired_note(&plan.description), present);
+        if description.is_empty() {
+            delete.push("description".to_owned());
+        } else {
+            set.insert("description".to_owned(), description);
         }
         let digest = target.and_then(|target| target.config.value("digest").map(str::to_owned));
         let change = ConfigChange {

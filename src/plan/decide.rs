@@ -15,6 +15,7 @@ mod zvol;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::check::{self, hosts::Side, space::Demand, state::Snapshots};
+use crate::plan::evacuate::note;
 use crate::plan::facts::{
     Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
@@ -229,7 +230,7 @@ impl<'a> Deciding<'a> {
             None => guest.detail.config.value("onboot").is_some(),
         };
         let slots: BTreeSet<DriveKey> = draft.values.keys().copied().collect();
-        let translation = translate(&Input {
+        let mut translation = translate(&Input {
             name,
             guest,
             source_release: self.source.release,
@@ -240,6 +241,13 @@ impl<'a> Deciding<'a> {
             onboot,
             root: self.target.user == "root@pam",
         });
+        // The note and the tag of an evacuation say where the guest belongs in its own cluster; they stay there.
+        if let Some(tags) = translation.create.remove("tags") {
+            let tags = note::without_tag(&tags);
+            if !tags.is_empty() {
+                translation.create.insert("tags".to_owned(), tags);
+            }
+        }
         draft.changes.extend(translation.changes);
         draft.verdicts.extend(translation.verdicts);
         draft.verdicts.extend(check::network::bridges(
@@ -293,7 +301,7 @@ impl<'a> Deciding<'a> {
             running,
             create: translation.create,
             finish: translation.finish,
-            description: guest.detail.description().to_owned(),
+            description: note::Away::remove(guest.detail.description()),
             onboot,
             onboot_set,
             pool,

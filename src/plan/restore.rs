@@ -4,20 +4,27 @@
 //! can restore, also only a part of it, also again. Guests that somebody has moved on are left and listed. Read next:
 //! `evacuate/mod.rs`.
 
+mod abroad;
+mod rights;
+mod show;
+mod turn;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
+pub use abroad::Passage;
+pub use rights::judge_rights;
+pub use show::{json, text};
 
 use super::evacuate::affinity::Affinity;
 use super::evacuate::decide::{is_managed, label};
 use super::evacuate::facts::{GuestFacts, Inventory};
-use super::evacuate::note::{Away, Closed};
+use super::evacuate::note::{self, Away, Closed};
 use super::evacuate::place::{Mover, Placing};
 use super::evacuate::room::{Need, Room};
 use super::evacuate::select::Selection;
-use super::evacuate::show;
 use super::evacuate::way::{self, Allowed, Way};
 use super::{Severity, Verdict};
+use crate::pve::destination::Destination;
 use crate::pve::evacuation::{Limits, Policy};
 use crate::pve::guest::GuestRef;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
@@ -68,6 +75,8 @@ pub struct Return {
     pub start: bool,
     /// Why.
     pub why: String,
+    /// Its place in the start order; one without any is among the last.
+    pub order: Option<u32>,
     /// Seconds to wait after its start before the next one.
     pub up_delay: u64,
 }
@@ -86,6 +95,13 @@ pub enum Action {
     HaManager {
         /// How, if it has to be.
         way: Way,
+    },
+    /// It was sent to another cluster, and comes back from there.
+    FromCluster {
+        /// Where it was sent.
+        from: Destination,
+        /// How it comes back.
+        passage: Passage,
     },
     /// It is there; only its note goes.
     AtHome,
@@ -110,6 +126,7 @@ impl Action {
                 way: Way::Restart, ..
             } => "restart",
             Action::HaManager { .. } => "HA manager",
+            Action::FromCluster { passage, .. } => passage.as_str(),
             Action::AtHome => "at home",
             Action::Forget => "forget",
             Action::Left | Action::Stuck => "left",
@@ -156,10 +173,28 @@ pub fn decide(inventory: &Inventory, request: &Request) -> Restore {
         placing: placing(inventory, request),
         verdicts,
     };
-    let guests = away
+    let mut guests: Vec<Return> = away
         .into_iter()
         .map(|(guest, away)| work.guest(guest, away))
         .collect();
+    // Their tags say that they belong here; what their notes say is not known.
+    let tag = note::tag(&request.node);
+    let unread = inventory.guests.iter();
+    let unread = unread.filter(|guest| guest.seen.is_none() && guest.tags.contains(&tag));
+    guests.extend(
+        unread.map(|guest| match inventory.is_online(&guest.place.node) {
+            true => work.left(
+                guest,
+                Action::Stuck,
+                "has a configuration that could not be read".to_owned(),
+            ),
+            false => work.left(
+                guest,
+                Action::Stuck,
+                format!("is on {}, which is offline", guest.place.node),
+            ),
+        }),
+    );
     Restore {
         cluster: inventory.cluster.clone(),
         node: request.node.clone(),
@@ -247,44 +282,43 @@ impl Work<'_> {
             action,
             start,
             why: why.to_owned(),
+            order: guest.seen.as_ref().and_then(|seen| seen.order),
             up_delay: guest.seen.as_ref().map_or(0, |seen| seen.up_delay),
         };
         if let Some(why) = self.request.select.refuses(guest) {
             return result(Action::Left, false, &why);
         }
+        if let Some(decided) = self.from_cluster(guest, away) {
+            return decided;
+        }
         if !self.request.move_guests {
             return result(Action::Forget, false, "its note is removed, as asked");
         }
         let start = away.running;
-        if guest.place.node == self.request.node {
-            let need = Need::of(guest, BTreeMap::new());
-            if start && !guest.runs() {
-                let running = Need {
-                    memory: guest.memory,
-                    cores: guest.cores,
-                    widest: guest.cores,
-                    ..need
-                };
-                if let Some(lack) = self
-                    .placing
-                    .room
-                    .lacks(&self.request.node, &running)
+        if guest.place.node == self.request.node && self.may_leave(guest) {
+            let action = Action::HaManager {
+                way: way::ways(guest, Policy::Auto)
                     .first()
-                {
-                    let reason = format!("cannot be started: its node {lack}");
-                    return self.left(guest, Action::Stuck, reason);
-                }
-                self.placing.room.take(&self.request.node, &running);
+                    .copied()
+                    .unwrap_or(Way::Offline),
+            };
+            return result(action, start, "the HA manager may be about to move it off");
+        }
+        if guest.place.node == self.request.node {
+            if start
+                && !guest.runs()
+                && let Err(reason) = self.take_start(guest)
+            {
+                return self.left(guest, Action::Stuck, reason);
             }
             return result(Action::AtHome, start, "never left, or is back already");
         }
         let managed = is_managed(guest);
-        let moved_on = away
-            .to
-            .as_ref()
-            .is_some_and(|to| *to != guest.place.node && *to != away.origin);
-        if moved_on && !managed && !self.request.also_moved_on {
-            let to = away.to.as_ref().map_or("?", NodeName::as_str);
+        let moved_on = |to: &&NodeName| **to != guest.place.node && **to != away.origin;
+        if let Some(to) = away.to.node().filter(moved_on)
+            && !managed
+            && !self.request.also_moved_on
+        {
             return self.left(
                 guest,
                 Action::Left,
@@ -326,8 +360,27 @@ impl Work<'_> {
             action,
             start: false,
             why: reason,
+            order: guest.seen.as_ref().and_then(|seen| seen.order),
             up_delay: 0,
         }
+    }
+
+    /// Says whether the HA manager may be about to move a guest off this node: an evacuation asked it to, and ended early.
+    fn may_leave(&self, guest: &GuestFacts) -> bool {
+        let node = self.placing.inventory.nodes.get(&self.request.node);
+        let moving = matches!(guest.ha.as_deref(), Some("migrate" | "relocate"));
+        is_managed(guest) && (moving || node.is_some_and(|node| node.maintenance))
+    }
+
+    /// Takes the room that a guest of this node needs when it is started there; the error says what is lacking.
+    fn take_start(&mut self, guest: &GuestFacts) -> Result<(), String> {
+        let need = Need::running(guest, BTreeMap::new());
+        let node = &self.request.node;
+        if let Some(lack) = self.placing.room.lacks(node, &need).first() {
+            return Err(format!("cannot be started: its node {lack}"));
+        }
+        self.placing.room.take(node, &need);
+        Ok(())
     }
 
     /// Finds the way back, and takes its room.
@@ -339,7 +392,7 @@ impl Work<'_> {
         let seen = guest
             .seen
             .as_ref()
-            .ok_or("its configuration could not be read")?;
+            .ok_or("has a configuration that could not be read")?;
         let mut ways = Vec::new();
         let mut closed = Vec::new();
         for way in way::ways(guest, Policy::Auto) {
@@ -386,47 +439,6 @@ impl Work<'_> {
             .collect();
         Ok((way, storages))
     }
-}
-
-/// Returns the plan as a table.
-pub fn text(plan: &Restore) -> String {
-    let mut rows = vec![show::row(&[
-        "VMID", "NAME", "NOW ON", "ACTION", "START", "WHY",
-    ])];
-    rows.extend(plan.guests.iter().map(|guest| {
-        vec![
-            guest.place.vmid.to_string(),
-            guest.name.clone(),
-            guest.place.node.to_string(),
-            guest.action.as_str().to_owned(),
-            if guest.start { "yes" } else { "no" }.to_owned(),
-            guest.why.clone(),
-        ]
-    }));
-    format!(
-        "Restore of node {} of {}\n\n{}{}",
-        plan.node,
-        plan.cluster,
-        show::table(&rows),
-        show::verdicts_text(&plan.verdicts)
-    )
-}
-
-/// Returns the plan as one JSON object.
-pub fn json(plan: &Restore) -> Value {
-    json!({
-        "cluster": plan.cluster.as_str(),
-        "node": plan.node.as_str(),
-        "guests": plan.guests.iter().map(|guest| json!({
-            "vmid": guest.place.vmid.number(),
-            "name": guest.name,
-            "node": guest.place.node.as_str(),
-            "action": guest.action.as_str(),
-            "start": guest.start,
-            "why": guest.why,
-        })).collect::<Vec<_>>(),
-        "verdicts": show::verdicts_json(&plan.verdicts),
-    })
 }
 
 /// Returns the guests that a restore moves or starts.

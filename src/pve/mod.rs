@@ -2,8 +2,9 @@
 //!
 //! Pure: no clock, no network, no async. It never decides anything; `plan` does. Every part of proxmove speaks these
 //! words, and the glossary (docs/GLOSSARY.rst) explains them. Read next: [`id`], [`guest`], [`property`], [`drive`],
-//! [`inventory`], [`node`], [`migration`], [`ha`], [`guest_file`].
+//! [`destination`], [`inventory`], [`node`], [`migration`], [`ha`], [`guest_file`].
 
+pub mod destination;
 pub mod drive;
 pub mod evacuation;
 pub mod guest;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proxmove::plan::evacuate::{decide, rights, show};
+use proxmove::plan::evacuate::{across, decide, rights, show};
 use proxmove::plan::{Severity, Verdict, restore};
 use proxmove::pve::inventory::Permissions;
 
@@ -45,11 +45,13 @@ fn check_verdicts(name: &str, verdicts: &[Verdict], expect: &Expect, text: &str)
 
 fn evacuation(scenario: &Scenario) -> Vec<String> {
     let name = &scenario.name;
-    let plan = decide::decide(&scenario.inventory(), &scenario.request());
+    let (inventory, request) = (scenario.inventory(), scenario.request());
+    let mut plan = decide::decide(&inventory, &request);
+    across::settle(&mut plan, &inventory, &request, &scenario.said());
     let text = show::text(&plan);
     let mut wrong = Vec::new();
     for guest in &plan.guests {
-        let target = guest.target.as_ref().map(|node| format!(" {node}"));
+        let target = guest.place_to().map(|place| format!(" {place}"));
         let found = format!("{}{}", guest.action.as_str(), target.unwrap_or_default());
         let vmid = guest.place.vmid.to_string();
         match scenario.expect.guests.get(&vmid) {
@@ -239,7 +241,7 @@ fn every_feature_of_the_document_is_shown_by_something_that_exists() {
         .map(|name| read(&format!("evacuation/{name}.rs")))
         .into_iter()
         .chain(
-            ["crashes", "nodes", "runbook", "scenarios"]
+            ["across", "crashes", "nodes", "runbook", "scenarios"]
                 .map(|name| read(&format!("evacuating/{name}.rs"))),
         )
         .collect();

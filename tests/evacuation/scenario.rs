@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proxmove::plan::evacuate::Request;
+use proxmove::plan::evacuate::across::{Across, Said};
 use proxmove::plan::evacuate::budget::Budget;
 use proxmove::plan::evacuate::facts::{
-    GuestFacts, GuestSeen, Inventory, LocalVolume, NodeFacts, NodeSeen, Rule, RuleKind,
+    Abroad, GuestFacts, GuestSeen, Inventory, LocalVolume, NodeFacts, NodeSeen, Rule, RuleKind,
     StorageFacts,
 };
-use proxmove::plan::evacuate::note::{Away, Closed, Stage};
+use proxmove::plan::evacuate::note::{Away, Closed, Sent, Stage};
 use proxmove::plan::evacuate::policy::Policies;
 use proxmove::plan::evacuate::select::Selection;
 use proxmove::plan::evacuate::way::Allowed;
+use proxmove::plan::{Severity, Verdict};
+use proxmove::pve::destination::Destination;
 use proxmove::pve::evacuation::{Limits, MemoryBasis, Policy, Reserve, Selector};
 use proxmove::pve::guest::{GuestKind, GuestRef, Power};
 use proxmove::pve::id::{NodeName, StorageId, Vmid};
@@ -42,6 +45,12 @@ pub(crate) struct Scenario {
     pub(crate) rules: Vec<RuleText>,
     #[serde(default)]
     pub(crate) request: RequestText,
+    /// What the mover says against guests that would go to another cluster, by name.
+    #[serde(default)]
+    pub(crate) mover: BTreeMap<String, String>,
+    /// GiB of memory that are free on the node of that cluster.
+    #[serde(default = "of_64")]
+    pub(crate) free_there: u64,
     pub(crate) expect: Expect,
 }
 
@@ -124,6 +133,12 @@ pub(crate) struct Guest {
     pub(crate) snapshots: bool,
     pub(crate) order: Option<u32>,
     pub(crate) away: Option<AwayText>,
+    /// What is true of it on the cluster it was sent to: `home`, `begun`, `ran`, `there`, `there, but ...`, `returning`,
+    /// `no alias`, `silent`.
+    pub(crate) abroad: Option<String>,
+    /// Its name has this behind it: `--MIGRATED`.
+    #[serde(default)]
+    pub(crate) behind: String,
 }
 
 fn pve1() -> String {
@@ -195,6 +210,9 @@ pub(crate) struct RequestText {
     pub(crate) ha_maintenance: Option<bool>,
     #[serde(default)]
     pub(crate) stop_unplaced: bool,
+    pub(crate) to_cluster: Option<String>,
+    #[serde(default)]
+    pub(crate) all_to_cluster: bool,
     pub(crate) reserve: Option<String>,
     pub(crate) memory: Option<String>,
     pub(crate) cpu_overcommit: Option<u32>,
@@ -313,7 +331,39 @@ impl Scenario {
             allowed: self.allowed(),
             ha_maintenance: text.ha_maintenance.unwrap_or(true),
             stop_unplaced: text.stop_unplaced,
+            across: text.to_cluster.as_ref().map(|place| Across {
+                to: place.parse().unwrap(),
+                all: text.all_to_cluster,
+            }),
         }
+    }
+
+    /// Returns what is said about the only place on another cluster.
+    pub(crate) fn said(&self) -> BTreeMap<Destination, Said> {
+        let Some(text) = &self.request.to_cluster else {
+            return BTreeMap::new();
+        };
+        let place: Destination = text.parse().unwrap();
+        let mut inventory = self.inventory();
+        inventory.guests.clear();
+        let mut there = serde_json::from_str::<Node>("{}").unwrap().facts();
+        there.memory = Bytes::gib(self.free_there);
+        there.memory_used = Bytes::ZERO;
+        there.seen = Some(NodeSeen::default());
+        inventory.nodes.insert(place.node.clone(), there);
+        let refuse = |(name, reason): (&String, &String)| Verdict {
+            guest: (name != "all").then(|| name.clone()),
+            severity: Severity::Refuse,
+            code: "by-the-mover",
+            reason: reason.clone(),
+            remedy: "mend it".to_owned(),
+        };
+        let said = Said {
+            inventory: Some(inventory),
+            verdicts: self.mover.iter().map(refuse).collect(),
+            remarks: BTreeMap::new(),
+        };
+        BTreeMap::from([(place, said)])
     }
 
     pub(crate) fn restore(&self) -> proxmove::plan::restore::Request {
@@ -454,7 +504,7 @@ impl Guest {
                 },
                 vmid: vmid(self.vmid),
             },
-            name: format!("guest{}", self.vmid),
+            name: format!("guest{}{}", self.vmid, self.behind),
             power: if self.running {
                 Power::Running
             } else {
@@ -491,13 +541,39 @@ impl Guest {
                 up_delay: 0,
                 away: self.away.as_ref().map(|away| Away {
                     origin: node(&away.origin),
-                    to: away.to.as_ref().map(|to| node(to)),
+                    to: match &away.to {
+                        None => Sent::ByHa,
+                        Some(to) if to.contains(':') => Sent::Cluster(to.parse().unwrap()),
+                        Some(to) => Sent::Node(node(to)),
+                    },
+                    bridges: BTreeMap::new(),
                     running: away.running,
                     by: "ann@laptop".to_owned(),
                     since: "2026-01-02T03:04:05Z".to_owned(),
                 }),
+                abroad: self.abroad.as_deref().map(abroad),
             }),
         }
+    }
+}
+
+fn abroad(text: &str) -> Abroad {
+    let begun = |runs| Abroad::Begun {
+        by: "ann@laptop".to_owned(),
+        runs,
+    };
+    match text {
+        "home" => Abroad::Home,
+        "begun" => begun(false),
+        "ran" => begun(true),
+        "there" => Abroad::There(Ok("comes back".to_owned())),
+        "returning" => Abroad::Returning(Ok("comes back".to_owned())),
+        "no alias" => Abroad::NoAlias,
+        "silent" => Abroad::Unknown("no answer".to_owned()),
+        other => match other.strip_prefix("there, but ") {
+            Some(reason) => Abroad::There(Err(reason.to_owned())),
+            None => panic!("{other}?"),
+        },
     }
 }
 

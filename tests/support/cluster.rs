@@ -237,20 +237,7 @@ impl Lab {
 
     /// Returns a client of a user.
     pub fn api_of(&self, user: &str, password: &str) -> HttpApi {
-        let cluster = &self.simulation.clusters[0];
-        let config = ClusterConfig {
-            alias: ALIAS.parse().unwrap(),
-            host: cluster.address.ip().to_string(),
-            port: cluster.address.port(),
-            credentials: Credentials::Password {
-                user: user.to_owned(),
-                password: Secret::new(password),
-            },
-            also: Vec::new(),
-            fingerprints: vec![cluster.fingerprint],
-            ca: None,
-        };
-        HttpApi::connect(config, true).polling_every(Duration::from_millis(10))
+        api_of(&self.simulation, user, password)
     }
 
     /// Looks at the cluster.
@@ -371,6 +358,24 @@ impl Lab {
         faults.clear();
         faults.forget();
     }
+}
+
+/// Returns a client of a user of the first cluster.
+pub fn api_of(simulation: &Simulation, user: &str, password: &str) -> HttpApi {
+    let cluster = &simulation.clusters[0];
+    let config = ClusterConfig {
+        alias: ALIAS.parse().unwrap(),
+        host: cluster.address.ip().to_string(),
+        port: cluster.address.port(),
+        credentials: Credentials::Password {
+            user: user.to_owned(),
+            password: Secret::new(password),
+        },
+        also: Vec::new(),
+        fingerprints: vec![cluster.fingerprint],
+        ca: None,
+    };
+    HttpApi::connect(config, true).polling_every(Duration::from_millis(10))
 }
 
 /// Returns a node's name.

@@ -383,6 +383,21 @@ pub fn moved(stage: &Stage, source: (&str, u32), target: &str, name: &str) -> u3
     vmid
 }
 
+/// Has a guest go on writing where it is now, and waits until it has written some records.
+pub fn write_on(stage: &Stage, from: (&str, u32), at: (&str, u32), rate: u64) {
+    // Where it was, it must not begin to write when it comes back: it would go on from its old ledger.
+    stage.go_on(at, from, 0).unwrap();
+    stage.go_on(from, at, rate).unwrap();
+    let began = Instant::now();
+    while stage.completed(at.0, at.1) < 40 {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it does not write"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Proves the records of a moved guest that wrote; returns how many there were.
 #[track_caller]
 pub fn proved(stage: &Stage, source: (&str, u32), target: (&str, u32)) -> u64 {

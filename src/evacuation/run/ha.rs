@@ -9,7 +9,7 @@ use super::{Work, outcome};
 use crate::evacuation::go::{Journey, way_now};
 use crate::evacuation::outcome::{Outcome, Result as Fate};
 use crate::evacuation::{EvacuationError, chain, now};
-use crate::plan::evacuate::note::Away;
+use crate::plan::evacuate::note::{Away, Sent};
 use crate::plan::evacuate::{Action, GuestPlan};
 
 impl Work {
@@ -29,8 +29,9 @@ impl Work {
         for guest in &guests {
             let away = Away {
                 origin: node.clone(),
-                to: None,
+                to: Sent::ByHa,
                 running: guest.power == crate::pve::guest::Power::Running,
+                bridges: BTreeMap::new(),
                 by: tools.identity.clone(),
                 since: now(),
             };

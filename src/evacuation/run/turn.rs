@@ -70,6 +70,8 @@ impl Work {
                 }
                 let disrupts = match &plan.action {
                     Action::Go { way, .. } => way.disrupts(),
+                    // The mover says itself when its guest is down.
+                    Action::Across { .. } => false,
                     Action::Stop { .. } | Action::HaManager | Action::Start | Action::Stay => false,
                 };
                 if disrupts {

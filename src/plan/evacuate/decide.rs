@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use draft::is_managed;
 use draft::{Draft, Fate};
+pub(in crate::plan::evacuate) use judge::budget_verdicts;
 
 use super::affinity::Affinity;
 use super::facts::{GuestFacts, GuestSeen, Inventory};
@@ -232,6 +233,13 @@ impl<'a> Work<'a> {
                 Fate::Stay(why) => (Action::Stay, why.clone()),
                 Fate::Refused => (Action::Stay, "refused".to_owned()),
                 Fate::Stop { force, why } => (Action::Stop { force: *force }, why.clone()),
+                Fate::Across { to, else_stop, why } => (
+                    Action::Across {
+                        to: to.clone(),
+                        else_stop: *else_stop,
+                    },
+                    why.clone(),
+                ),
                 Fate::Place | Fate::HaManager => continue,
             };
             self.plans.push(plan(draft.guest, action, None, why));
@@ -347,8 +355,9 @@ fn ordered(mut plans: Vec<GuestPlan>) -> Vec<GuestPlan> {
         Action::HaManager => 0,
         Action::Go { way, .. } if *way != Way::Offline => 1,
         Action::Go { .. } => 2,
-        Action::Stop { .. } => 3,
-        Action::Stay => 4,
+        Action::Across { .. } => 3,
+        Action::Stop { .. } => 4,
+        Action::Stay => 5,
     };
     plans.sort_by_key(|plan| (rank(plan), std::cmp::Reverse(plan.memory), plan.place.vmid));
     plans

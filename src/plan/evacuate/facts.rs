@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::note::{Away, Closed};
+use super::note::{Away, Closed, Sent};
+use crate::plan::mark::NameMark;
+use crate::pve::destination::Destination;
 use crate::pve::guest::{GuestKind, GuestRef, Power};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid};
 use crate::units::Bytes;
@@ -115,8 +117,21 @@ impl GuestFacts {
 
     /// Returns the node it is being migrated to just now, as its note says; whoever is moving it.
     pub fn on_its_way(&self) -> Option<&NodeName> {
-        let to = self.seen.as_ref()?.away.as_ref()?.to.as_ref()?;
+        let to = self.seen.as_ref()?.away.as_ref()?.to.node()?;
         (self.lock.as_deref() == Some("migrate") && *to != self.place.node).then_some(to)
+    }
+
+    /// Returns the place on another cluster that it was sent to, as its note says.
+    pub fn sent_abroad(&self) -> Option<&Destination> {
+        match &self.seen.as_ref()?.away.as_ref()?.to {
+            Sent::Cluster(place) => Some(place),
+            Sent::Node(_) | Sent::ByHa => None,
+        }
+    }
+
+    /// Returns the name it has when no move is at work on it.
+    pub fn own_name(&self) -> &str {
+        NameMark::split(&self.name).0
     }
 
     /// Returns its memory as far as it takes any now.
@@ -154,6 +169,30 @@ pub struct GuestSeen {
     pub up_delay: u64,
     /// The note of an earlier evacuation.
     pub away: Option<Away>,
+    /// What is true of it there, when it was sent to another cluster.
+    pub abroad: Option<Abroad>,
+}
+
+/// What is true of a guest that was sent to another cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Abroad {
+    /// Nothing is under way, and it is under its own name: it has not left, or is back.
+    Home,
+    /// Its move ended early.
+    Begun {
+        /// Who began it.
+        by: String,
+        /// Whether it runs there already.
+        runs: bool,
+    },
+    /// It is there; what is here is its former self. Why there is no way back, when there is none.
+    There(Result<String, String>),
+    /// Its way back ended early. Why that cannot be gone on with, when that is so.
+    Returning(Result<String, String>),
+    /// The other cluster is not in the configuration.
+    NoAlias,
+    /// It could not be found out.
+    Unknown(String),
 }
 
 /// One volume on a storage that is not shared.

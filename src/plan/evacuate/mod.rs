@@ -5,6 +5,7 @@
 //! plan that is shown is the plan that runs; `schedule` says when each part may begin. Read next: `facts.rs`, `place.rs`,
 //! `schedule.rs`; and `plan/restore.rs` for the way back.
 
+pub mod across;
 pub mod affinity;
 pub mod budget;
 pub mod decide;
@@ -22,10 +23,12 @@ pub mod way;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Severity, Verdict};
+use crate::pve::destination::Destination;
 use crate::pve::evacuation::Limits;
 use crate::pve::guest::{GuestKind, GuestRef, Power};
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
 use crate::units::Bytes;
+use across::Across;
 use budget::Budget;
 use facts::Inventory;
 use policy::Policies;
@@ -53,6 +56,8 @@ pub struct Request {
     pub ha_maintenance: bool,
     /// Whether a guest that finds no room is stopped instead of being a reason to refuse.
     pub stop_unplaced: bool,
+    /// Whether guests may go to another cluster.
+    pub across: Option<Across>,
 }
 
 /// What will be done.
@@ -104,6 +109,25 @@ pub struct GuestPlan {
     pub runner_up: Option<String>,
 }
 
+impl GuestPlan {
+    /// Says whether it leaves the node.
+    pub fn leaves(&self) -> bool {
+        self.target.is_some() || matches!(self.action, Action::Across { .. })
+    }
+
+    /// Returns where it goes, as the table has it.
+    pub fn place_to(&self) -> Option<String> {
+        match &self.action {
+            Action::Across { to, .. } => Some(to.to_string()),
+            Action::Go { .. }
+            | Action::HaManager
+            | Action::Start
+            | Action::Stop { .. }
+            | Action::Stay => self.target.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 /// What happens to one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -113,6 +137,13 @@ pub enum Action {
         way: Way,
         /// Storages of volumes that travel, from and to; empty when all storages are shared.
         storages: BTreeMap<StorageId, StorageId>,
+    },
+    /// It is moved to another cluster; what stays is its stopped former self.
+    Across {
+        /// Where.
+        to: Destination,
+        /// Whether it is stopped instead when that cannot be.
+        else_stop: bool,
     },
     /// The HA manager moves it when the node goes into maintenance.
     HaManager,
@@ -138,7 +169,8 @@ impl Action {
             } => "restart",
             Action::Go {
                 way: Way::Offline, ..
-            } => "move",
+            }
+            | Action::Across { .. } => "move",
             Action::HaManager => "HA manager",
             Action::Start => "start",
             Action::Stop { force: false } => "stop",

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::pve::destination::Destination;
 use crate::pve::id::NodeName;
 use crate::units::Bytes;
 
@@ -25,15 +26,85 @@ pub fn tag(origin: &NodeName) -> String {
     format!("{TAG_PREFIX}{}", origin.as_str().to_ascii_lowercase())
 }
 
+/// Returns the words of a guest's tags.
+fn words(tags: &str) -> impl Iterator<Item = &str> {
+    tags.split([';', ',', ' ']).filter(|word| !word.is_empty())
+}
+
+/// Returns tags with this tag of an evacuation instead of another one.
+pub fn with_tag(tags: &str, tag: &str) -> String {
+    let others = words(tags).filter(|word| !word.starts_with(TAG_PREFIX));
+    others.chain([tag]).collect::<Vec<_>>().join(";")
+}
+
+/// Returns tags without that of an evacuation.
+pub fn without_tag(tags: &str) -> String {
+    if tag_in(tags).is_none() {
+        return tags.to_owned();
+    }
+    let kept: Vec<&str> = words(tags)
+        .filter(|word| !word.starts_with(TAG_PREFIX))
+        .collect();
+    kept.join(";")
+}
+
+/// Finds the tag of an evacuation among others.
+pub fn tag_in(tags: &str) -> Option<&str> {
+    words(tags).find(|word| word.starts_with(TAG_PREFIX))
+}
+
+/// Where a guest was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// To another node; or to none, when it is the one it was on: it was stopped there.
+    Node(NodeName),
+    /// Where the HA manager decides.
+    ByHa,
+    /// To another cluster; what stays is its former self.
+    Cluster(Destination),
+}
+
+impl Sent {
+    const BY_HA: &str = "where the HA manager decides";
+
+    /// Returns the node of this cluster that was chosen.
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Sent::Node(node) => Some(node),
+            Sent::ByHa | Sent::Cluster(_) => None,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Sent> {
+        match text {
+            Sent::BY_HA => Some(Sent::ByHa),
+            place if place.contains(':') => Some(Sent::Cluster(place.parse().ok()?)),
+            node => Some(Sent::Node(node.parse().ok()?)),
+        }
+    }
+}
+
+impl std::fmt::Display for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Sent::Node(node) => node.fmt(f),
+            Sent::ByHa => f.write_str(Sent::BY_HA),
+            Sent::Cluster(place) => place.fmt(f),
+        }
+    }
+}
+
 /// What a guest's notes say while it is away, or about to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Away {
     /// The node it belongs to.
     pub origin: NodeName,
-    /// The node it was sent to; the same as `origin` when it was stopped there, `None` when the HA manager chose.
-    pub to: Option<NodeName>,
+    /// Where it was sent.
+    pub to: Sent,
     /// Whether it ran before.
     pub running: bool,
+    /// On another cluster, the bridges its cards are connected to instead of those here.
+    pub bridges: BTreeMap<String, String>,
     /// Who moved it, `user@machine`.
     pub by: String,
     /// When, RFC 3339.
@@ -46,11 +117,11 @@ impl Away {
         let values = AWAY.read(description)?;
         Some(Away {
             origin: values.get("origin")?.parse().ok()?,
-            to: match *values.get("sent to")? {
-                "where the HA manager decides" => None,
-                node => Some(node.parse().ok()?),
-            },
+            to: Sent::parse(values.get("sent to")?)?,
             running: yes_no(values.get("running")?)?,
+            bridges: values
+                .get("bridges")
+                .map_or(Some(BTreeMap::new()), |text| pairs(text))?,
             by: (*values.get("by")?).to_owned(),
             since: (*values.get("since")?).to_owned(),
         })
@@ -58,18 +129,18 @@ impl Away {
 
     /// Returns a description with this note instead of an older one; `None` where it would get too long.
     pub fn put(&self, description: &str) -> Option<String> {
-        let lines = [
+        let mut lines = vec![
             format!("origin: {}", self.origin),
-            format!(
-                "sent to: {}",
-                self.to
-                    .as_ref()
-                    .map_or("where the HA manager decides", NodeName::as_str)
-            ),
+            format!("sent to: {}", self.to),
             format!("running: {}", if self.running { "yes" } else { "no" }),
             format!("by: {}", one_line(&self.by)),
             format!("since: {}", one_line(&self.since)),
         ];
+        if !self.bridges.is_empty() {
+            let pairs = self.bridges.iter();
+            let pairs: Vec<String> = pairs.map(|(from, to)| format!("{from}={to}")).collect();
+            lines.push(format!("bridges: {}", pairs.join(" ")));
+        }
         // The limit of a guest's description.
         let text = AWAY.put(description, &lines);
         (text.chars().count() <= 8192).then_some(text)
@@ -78,6 +149,13 @@ impl Away {
     /// Returns a description without the note.
     pub fn remove(description: &str) -> String {
         AWAY.remove(description)
+    }
+
+    /// Returns a description with the note that `other` has, if it has one and both have room together.
+    pub fn carry(description: &str, other: &str) -> String {
+        Away::parse(other)
+            .and_then(|away| away.put(description))
+            .unwrap_or_else(|| description.to_owned())
     }
 }
 
@@ -181,6 +259,14 @@ impl Closed {
     }
 }
 
+fn pairs(text: &str) -> Option<BTreeMap<String, String>> {
+    let pair = |word: &str| {
+        let (from, to) = word.split_once('=')?;
+        Some((from.to_owned(), to.to_owned()))
+    };
+    text.split(' ').map(pair).collect()
+}
+
 fn yes_no(text: &str) -> Option<bool> {
     match text {
         "yes" => Some(true),
@@ -257,8 +343,9 @@ mod tests {
     fn away() -> Away {
         Away {
             origin: "pve1".parse().expect("parses"),
-            to: Some("pve2".parse().expect("parses")),
+            to: Sent::Node("pve2".parse().expect("parses")),
             running: true,
+            bridges: BTreeMap::new(),
             by: "ann@laptop".to_owned(),
             since: "2026-01-02T03:04:05Z".to_owned(),
         }
@@ -280,10 +367,22 @@ mod tests {
         let text = away().put("a colleague's words\n").expect("fits");
         assert_eq!(Away::parse(&text), Some(away()));
         assert_eq!(Away::remove(&text), "a colleague's words");
-        let again = Away { to: None, ..away() };
-        let text = again.put(&text).expect("fits");
-        assert_eq!(text.matches("proxmove: this guest").count(), 1);
-        assert_eq!(Away::parse(&text), Some(again));
+        let place = "banana:node2:local-ssd".parse().expect("parses");
+        let mut text = text;
+        for to in [Sent::ByHa, Sent::Cluster(place)] {
+            let bridges = [("vmbr0", "vmbr1"), ("vmbr2", "vmbr0")];
+            let bridges = bridges.map(|(from, to)| (from.to_owned(), to.to_owned()));
+            let again = Away {
+                to,
+                bridges: bridges.into(),
+                ..away()
+            };
+            text = again.put(&text).expect("fits");
+            assert_eq!(text.matches("proxmove: this guest").count(), 1);
+            assert_eq!(Away::parse(&text), Some(again.clone()));
+            assert_eq!(Away::parse(&Away::carry("other words", &text)), Some(again));
+        }
+        assert_eq!(Away::carry("other words", "no note"), "other words");
 
         let text = closed().put("").expect("fits");
         assert_eq!(Closed::parse(&text), Some(closed()));
@@ -291,6 +390,23 @@ mod tests {
         let both = away().put(&text).expect("fits");
         assert_eq!(Closed::parse(&both), Some(closed()));
         assert_eq!(Closed::remove(&both), away().put("").expect("fits"));
+    }
+
+    #[test]
+    fn only_our_own_tag_comes_and_goes() {
+        assert_eq!(
+            with_tag("web;db", "proxmove-from-pve1"),
+            "web;db;proxmove-from-pve1"
+        );
+        assert_eq!(with_tag("", "proxmove-from-pve1"), "proxmove-from-pve1");
+        assert_eq!(
+            with_tag("proxmove-from-pve2;web", "proxmove-from-pve1"),
+            "web;proxmove-from-pve1"
+        );
+        assert_eq!(without_tag("web;proxmove-from-pve1;db"), "web;db");
+        assert_eq!(without_tag("proxmove-from-pve1"), "");
+        assert_eq!(without_tag("web, db"), "web, db");
+        assert_eq!(tag_in("web;proxmove-from-pve1"), Some("proxmove-from-pve1"));
     }
 
     #[test]

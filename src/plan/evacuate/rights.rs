@@ -8,10 +8,22 @@ use std::collections::BTreeMap;
 use super::way::Way;
 use super::{Action, Evacuation};
 use crate::plan::{Severity, Verdict};
+use crate::pve::id::{NodeName, Vmid};
 use crate::pve::inventory::Permissions;
 
 /// Returns what the rights of a user forbid or hide.
 pub fn judge(permissions: &Permissions, plan: &Evacuation) -> Vec<Verdict> {
+    let guests = plan.guests.iter();
+    let needs = guests.map(|guest| (guest.place.vmid, needed(&guest.action)));
+    missing(permissions, &plan.node, needs)
+}
+
+/// Returns what a user lacks to change a node's notes, and to do with guests what needs these privileges.
+pub(in crate::plan) fn missing<'a>(
+    permissions: &Permissions,
+    node: &NodeName,
+    needs: impl Iterator<Item = (Vmid, &'a [&'static str])>,
+) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     if !permissions.allows("/vms", "VM.Audit") {
         verdicts.push(Verdict {
@@ -22,16 +34,16 @@ pub fn judge(permissions: &Permissions, plan: &Evacuation) -> Vec<Verdict> {
             remedy: "grant VM.Audit on /vms".to_owned(),
         });
     }
-    let node = format!("/nodes/{}", plan.node);
+    let node = format!("/nodes/{node}");
     // Of each missing right the first guest, and how many.
     let mut missing: BTreeMap<(&str, String), usize> = BTreeMap::new();
     if !permissions.allows(&node, "Sys.Modify") {
         missing.insert(("Sys.Modify", node), 0);
     }
     let mut lacking: BTreeMap<&str, (String, usize)> = BTreeMap::new();
-    for guest in &plan.guests {
-        let path = format!("/vms/{}", guest.place.vmid);
-        for privilege in needed(&guest.action) {
+    for (vmid, privileges) in needs {
+        let path = format!("/vms/{vmid}");
+        for privilege in privileges {
             if !permissions.allows(&path, privilege) {
                 let entry = lacking.entry(privilege).or_insert((path.clone(), 0));
                 entry.1 += 1;
@@ -65,6 +77,8 @@ fn needed(action: &Action) -> &'static [&'static str] {
         Action::Stay | Action::HaManager => &[],
         Action::Start => &["VM.PowerMgmt"],
         Action::Stop { .. } => &["VM.Config.Options", "VM.PowerMgmt"],
+        // What else a move to another cluster needs, the mover asks for.
+        Action::Across { .. } => &["VM.Config.Options", "VM.PowerMgmt"],
         Action::Go { way: Way::Cold, .. } => &["VM.Config.Options", "VM.Migrate", "VM.PowerMgmt"],
         Action::Go { .. } => &["VM.Config.Options", "VM.Migrate"],
     }

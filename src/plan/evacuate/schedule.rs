@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::Protected;
 use super::{Action, GuestPlan};
+use crate::pve::guest::Power;
 use crate::pve::id::{NodeName, Vmid};
 
 /// How much may happen at one time.
@@ -153,6 +154,15 @@ impl Schedule {
                 self.parallel.per_target
             ));
         }
+        if let Action::Across { to, .. } = &plan.action
+            && self
+                .busy
+                .values()
+                .any(|other| matches!(other.action, Action::Across { .. }))
+        {
+            // Each move takes the next free number there, and the whole of the link.
+            return Some(format!("{} takes one at one time", to.cluster));
+        }
         if !disrupts(plan) {
             return None;
         }
@@ -187,6 +197,7 @@ fn disrupts(plan: &GuestPlan) -> bool {
     match &plan.action {
         Action::Go { way, .. } => way.disrupts(),
         Action::Stop { .. } => true,
+        Action::Across { .. } => plan.power == Power::Running,
         Action::HaManager | Action::Start | Action::Stay => false,
     }
 }

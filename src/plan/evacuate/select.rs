@@ -46,7 +46,10 @@ pub fn matches(selector: &Selector, guest: &GuestFacts) -> bool {
         Selector::Vmid(vmid) => guest.place.vmid == *vmid,
         Selector::Tag(tag) => guest.tags.contains(tag),
         Selector::Pool(pool) => guest.pool.as_ref().is_some_and(|of| is_inside(of, pool)),
-        Selector::Name(name) => guest.name == *name,
+        // One that is being moved to another cluster, or was, is still called so.
+        Selector::Name(name) => {
+            guest.name == *name || (guest.sent_abroad().is_some() && guest.own_name() == name)
+        }
     }
 }
 

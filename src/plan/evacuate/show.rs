@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::{Action, Evacuation, GuestPlan, kind_name};
 use crate::plan::{Severity, Verdict};
 use crate::pve::guest::Power;
-use crate::pve::id::NodeName;
 
 /// Returns the plan as tables.
 pub fn text(plan: &Evacuation) -> String {
@@ -27,11 +26,7 @@ pub fn text(plan: &Evacuation) -> String {
     ])];
     rows.extend(plan.guests.iter().map(guest_row));
     out.push_str(&table(&rows));
-    let leaving = plan
-        .guests
-        .iter()
-        .filter(|guest| guest.target.is_some())
-        .count();
+    let leaving = plan.guests.iter().filter(|guest| guest.leaves()).count();
     let stopping = plan
         .guests
         .iter()
@@ -124,9 +119,11 @@ fn guest_json(guest: &GuestPlan) -> Value {
             .iter()
             .map(|(from, to)| (from.to_string(), json!(to.as_str())))
             .collect(),
-        Action::HaManager | Action::Start | Action::Stop { .. } | Action::Stay => {
-            serde_json::Map::new()
-        }
+        Action::Across { .. }
+        | Action::HaManager
+        | Action::Start
+        | Action::Stop { .. }
+        | Action::Stay => serde_json::Map::new(),
     };
     json!({
         "vmid": guest.place.vmid.number(),
@@ -135,7 +132,7 @@ fn guest_json(guest: &GuestPlan) -> Value {
         "status": power(guest.power),
         "memory": guest.memory.0,
         "action": guest.action.as_str(),
-        "target": guest.target.as_ref().map(NodeName::as_str),
+        "target": guest.place_to(),
         "storages": storages,
         "why": guest.why,
         "runner_up": guest.runner_up,
@@ -150,11 +147,7 @@ fn guest_row(guest: &GuestPlan) -> Vec<String> {
         power(guest.power).to_owned(),
         guest.memory.to_string(),
         guest.action.as_str().to_owned(),
-        guest
-            .target
-            .as_ref()
-            .map_or("-", |node| node.as_str())
-            .to_owned(),
+        guest.place_to().unwrap_or_else(|| "-".to_owned()),
         guest.why.clone(),
         guest.runner_up.clone().unwrap_or_else(|| "-".to_owned()),
     ]

@@ -4,9 +4,10 @@
 
 use super::Work;
 use crate::plan::Severity;
-use crate::plan::evacuate::facts::{GuestFacts, kind_word};
+use crate::plan::evacuate::facts::{Abroad, GuestFacts, kind_word};
 use crate::plan::evacuate::place::Mover;
 use crate::plan::evacuate::way::{self, Way};
+use crate::pve::destination::Destination;
 use crate::pve::evacuation::Policy;
 use crate::pve::guest::GuestKind;
 
@@ -29,6 +30,11 @@ pub(super) enum Fate {
         why: String,
     },
     HaManager,
+    Across {
+        to: Destination,
+        else_stop: bool,
+        why: String,
+    },
     Place,
     /// Refused; the verdict is written already.
     Refused,
@@ -82,6 +88,9 @@ impl<'a> Work<'a> {
             }
             return stay(&why);
         }
+        if let Some(draft) = self.begun_abroad(guest, policy) {
+            return draft;
+        }
         if by_ha && !fits_ha(guest, policy) {
             self.refuse(
                 Some(guest),
@@ -113,6 +122,9 @@ impl<'a> Work<'a> {
             let remedy = "let the work that locked it end first";
             self.verdict(Severity::Warn, Some(guest), "guest-locked", reason, remedy);
         }
+        if let Some(draft) = self.all_across(guest, policy, &chosen.from) {
+            return draft;
+        }
         let (ways, because) = match self.open_ways(guest, policy) {
             Ok(open) => open,
             Err(reason) => return self.nowhere(guest, policy, &chosen.from, &reason),
@@ -125,6 +137,85 @@ impl<'a> Work<'a> {
             ways,
             because,
         }
+    }
+
+    /// Says what happens to a guest that an evacuation has sent to another cluster already.
+    fn begun_abroad(&mut self, guest: &'a GuestFacts, policy: Policy) -> Option<Draft<'a>> {
+        let to = guest.sent_abroad()?;
+        let known = guest.seen.as_ref()?.abroad.as_ref()?;
+        let mut refuse = |code: &'static str, reason: String, remedy: &str| {
+            self.refuse(Some(guest), code, reason, remedy);
+            Fate::Refused
+        };
+        let fate = match known {
+            Abroad::Home => return None,
+            Abroad::There(_) => Fate::Stay(format!(
+                "was moved to {to}; this is its way back, and stays"
+            )),
+            Abroad::Begun { by, .. } => Fate::Across {
+                to: to.clone(),
+                else_stop: false,
+                why: format!("its move there was begun by {by}, and is gone on with"),
+            },
+            Abroad::Returning(_) => refuse(
+                "coming-back",
+                format!("is on its way back from {to}"),
+                "finish that first: proxmove restore",
+            ),
+            Abroad::NoAlias => refuse(
+                "cluster-unknown",
+                format!(
+                    "was sent to {to}, and proxmoverc has no [pve:{}]",
+                    to.cluster
+                ),
+                "add that section, or leave the guest out with --exclude",
+            ),
+            Abroad::Unknown(reason) => refuse(
+                "abroad-unknown",
+                format!("was sent to {to}, and how far that is cannot be found out: {reason}"),
+                "mend that, or leave the guest out with --exclude",
+            ),
+        };
+        Some(fixed(guest, policy, fate))
+    }
+
+    /// Says what happens to a VM when all are to go to another cluster.
+    fn all_across(
+        &mut self,
+        guest: &'a GuestFacts,
+        policy: Policy,
+        from: &str,
+    ) -> Option<Draft<'a>> {
+        let across = self.request.across.as_ref().filter(|across| across.all)?;
+        if guest.place.kind != GuestKind::Qemu || guest.own_name() != guest.name {
+            return None;
+        }
+        if is_managed(guest) {
+            self.refuse(
+                Some(guest),
+                "ha-across",
+                format!("is a guest of HA, and cannot be moved to {}", across.to),
+                "take it out of HA, or use --to-cluster without --all-to-cluster",
+            );
+            return Some(fixed(guest, policy, Fate::Refused));
+        }
+        if guest.runs() && policy == Policy::LiveMigrate {
+            self.refuse(
+                Some(guest),
+                "policy-impossible",
+                format!(
+                    "its policy is {policy} ({from}), but a move to another cluster shuts it down for the last part"
+                ),
+                "give it the policy 'migrate' or 'auto', or leave it out with --exclude",
+            );
+            return Some(fixed(guest, policy, Fate::Refused));
+        }
+        let fate = Fate::Across {
+            to: across.to.clone(),
+            else_stop: false,
+            why: "all VMs go there (--all-to-cluster)".to_owned(),
+        };
+        Some(fixed(guest, policy, fate))
     }
 
     /// Says what happens to a guest that was planned to go, now.
@@ -146,7 +237,7 @@ impl<'a> Work<'a> {
     /// Returns the ways nothing stands against, and why better ones are closed; the error says why all are.
     fn open_ways(&self, guest: &GuestFacts, policy: Policy) -> Result<(Vec<Way>, String), String> {
         let Some(seen) = &guest.seen else {
-            return Err("its configuration could not be read".to_owned());
+            return Err("has a configuration that could not be read".to_owned());
         };
         let mut open = Vec::new();
         let mut closed = Vec::new();
@@ -183,6 +274,27 @@ impl<'a> Work<'a> {
         from: &str,
         reason: &str,
     ) -> Draft<'a> {
+        let movable = guest.place.kind == GuestKind::Qemu && guest.own_name() == guest.name;
+        let mut reason = reason.to_owned();
+        if let Some(across) = self
+            .request
+            .across
+            .as_ref()
+            .filter(|_| guest.seen.is_some())
+        {
+            let live = guest.runs() && policy == Policy::LiveMigrate;
+            if movable && !live && !is_managed(guest) {
+                let fate = Fate::Across {
+                    to: across.to.clone(),
+                    else_stop: guest.runs() && policy == Policy::Auto,
+                    why: format!("cannot go to another node: {reason}"),
+                };
+                return fixed(guest, policy, fate);
+            }
+            if guest.place.kind == GuestKind::Lxc {
+                reason.push_str("; and containers cannot be moved to another cluster");
+            }
+        }
         if !guest.runs() {
             return fixed(
                 guest,

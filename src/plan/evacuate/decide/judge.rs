@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::draft::{Draft, Fate};
 use super::{Work, grouped, plan};
-use crate::plan::Severity;
 use crate::plan::evacuate::budget::Protected;
-use crate::plan::evacuate::facts::GuestFacts;
+use crate::plan::evacuate::facts::{GuestFacts, Inventory};
 use crate::plan::evacuate::note::Stage;
 use crate::plan::evacuate::place::{Placing, Unplaced};
 use crate::plan::evacuate::room::{Lack, Need};
-use crate::plan::evacuate::{Action, GuestPlan};
+use crate::plan::evacuate::{Action, GuestPlan, Request};
+use crate::plan::{Severity, Verdict};
 use crate::pve::evacuation::Policy;
 use crate::pve::guest::GuestKind;
 use crate::pve::id::{NodeName, Vmid};
@@ -58,6 +58,16 @@ impl<'a> Work<'a> {
                 );
             }
         }
+        if let Some(across) = &request.across
+            && across.to.cluster == inventory.cluster
+        {
+            self.refuse(
+                None,
+                "target-unknown",
+                format!("--to-cluster {} is this very cluster", across.to),
+                "name another one, or use --to for other nodes of this one",
+            );
+        }
         let idle: Vec<String> = request.select.idle(here).map(ToString::to_string).collect();
         for selector in idle {
             self.refuse(
@@ -96,7 +106,7 @@ impl<'a> Work<'a> {
                 continue;
             };
             let begun = away.running && away.origin == self.request.node;
-            if guest.runs() || !begun || away.to.as_ref() != Some(&guest.place.node) {
+            if guest.runs() || !begun || away.to.node() != Some(&guest.place.node) {
                 continue;
             }
             if guest.place.node == self.request.node {
@@ -123,7 +133,24 @@ impl<'a> Work<'a> {
         let mut missing = Bytes::ZERO;
         for (draft, unplaced) in lost {
             let guest = draft.guest;
-            let reasons = grouped(&unplaced.reasons);
+            let mut reasons = grouped(&unplaced.reasons);
+            if let Some(across) = &self.request.across {
+                match no_passage(draft) {
+                    None => {
+                        let else_stop = guest.runs()
+                            && draft.policy == Policy::Auto
+                            && (unplaced.lacking.is_none() || self.request.stop_unplaced);
+                        let to = across.to.clone();
+                        let why = format!("no node takes it: {reasons}");
+                        let action = Action::Across { to, else_stop };
+                        self.plans.push(plan(guest, action, None, why));
+                        continue;
+                    }
+                    Some(why) => {
+                        reasons = format!("{reasons}; it cannot go to {}: {why}", across.to);
+                    }
+                }
+            }
             if !guest.runs() {
                 let why = format!("is stopped, and no node takes it: {reasons}");
                 self.verdict(
@@ -139,7 +166,7 @@ impl<'a> Work<'a> {
             let stops = draft.fate == Fate::Place
                 && draft.policy == Policy::Auto
                 && (unplaced.lacking.is_none() || self.request.stop_unplaced);
-            if stops && !placing.candidates.is_empty() {
+            if stops && (!placing.candidates.is_empty() || self.request.across.is_some()) {
                 let why = format!("no node takes it: {reasons}");
                 self.plans
                     .push(plan(guest, Action::Stop { force: false }, None, why));
@@ -160,7 +187,7 @@ impl<'a> Work<'a> {
                         "no node has room for its {}: {least}; {reasons}",
                         guest.memory
                     ),
-                    "make room, name more nodes, or use --stop-unplaced",
+                    "make room, name more nodes, or use --to-cluster or --stop-unplaced",
                 );
             } else {
                 self.refuse(
@@ -191,36 +218,65 @@ impl<'a> Work<'a> {
                 None,
                 "capacity",
                 text,
-                "make room, name more nodes, or use --stop-unplaced",
+                "make room, name more nodes, or use --to-cluster or --stop-unplaced",
             );
         }
     }
 
     pub(super) fn judge_budgets(&mut self) {
-        let of = |wanted: fn(&GuestPlan) -> bool| -> BTreeSet<Vmid> {
-            self.plans
-                .iter()
-                .filter(|plan| wanted(plan))
-                .map(|plan| plan.place.vmid)
-                .collect()
-        };
-        let stopped = of(|plan| matches!(plan.action, Action::Stop { .. }));
-        let restarted = of(|plan| match &plan.action {
-            Action::Go { way, .. } => way.disrupts(),
-            // The HA manager relocates containers, which stops them.
-            Action::HaManager => plan.place.kind == GuestKind::Lxc,
-            Action::Start | Action::Stop { .. } | Action::Stay => false,
-        });
-        for budget in &self.request.budgets {
-            let protected = Protected::new(budget, self.inventory);
-            if let Some(reason) = protected.judge(&stopped, &restarted) {
-                self.refuse(
-                    None,
-                    "budget",
-                    format!("budget {} ({}): {reason}", budget.name, budget.guests),
-                    "start more of them elsewhere, or lower min_running",
-                );
-            }
-        }
+        let verdicts = budget_verdicts(self.inventory, self.request, &self.plans);
+        self.verdicts.extend(verdicts);
     }
+}
+
+/// Returns why a guest cannot be moved to another cluster, or nothing.
+fn no_passage(draft: &Draft<'_>) -> Option<&'static str> {
+    let guest = draft.guest;
+    if guest.place.kind == GuestKind::Lxc {
+        return Some("containers cannot be moved to another cluster");
+    }
+    if draft.fate == Fate::HaManager {
+        return Some("guests of HA cannot be moved to another cluster");
+    }
+    if guest.runs() && draft.policy == Policy::LiveMigrate {
+        return Some("its policy is live-migrate, and it would be shut down for the last part");
+    }
+    (guest.own_name() != guest.name).then_some("it is part of another move")
+}
+
+/// Judges the budgets by what is planned for each guest.
+pub(in crate::plan::evacuate) fn budget_verdicts(
+    inventory: &Inventory,
+    request: &Request,
+    plans: &[GuestPlan],
+) -> Vec<Verdict> {
+    let of = |wanted: fn(&GuestPlan) -> bool| -> BTreeSet<Vmid> {
+        plans
+            .iter()
+            .filter(|plan| wanted(plan))
+            .map(|plan| plan.place.vmid)
+            .collect()
+    };
+    let stopped = of(|plan| matches!(plan.action, Action::Stop { .. }));
+    let restarted = of(|plan| match &plan.action {
+        Action::Go { way, .. } => way.disrupts(),
+        // The HA manager relocates containers, which stops them.
+        Action::HaManager => plan.place.kind == GuestKind::Lxc,
+        Action::Across { .. } => true,
+        Action::Start | Action::Stop { .. } | Action::Stay => false,
+    });
+    request
+        .budgets
+        .iter()
+        .filter_map(|budget| {
+            let reason = Protected::new(budget, inventory).judge(&stopped, &restarted)?;
+            Some(Verdict {
+                guest: None,
+                severity: Severity::Refuse,
+                code: "budget",
+                reason: format!("budget {} ({}): {reason}", budget.name, budget.guests),
+                remedy: "start more of them elsewhere, or lower min_running".to_owned(),
+            })
+        })
+        .collect()
 }
