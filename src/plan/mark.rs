@@ -56,6 +56,9 @@ pub struct Mark {
     /// On a way back, where the placeholder is the guest's own former self: the drives whose volumes were there before.
     /// Neither that guest nor these volumes are ever removed.
     pub kept: Option<BTreeSet<DriveKey>>,
+    /// Whether it is being returned to its source after the target did not come up, as was asked for: what was written on
+    /// the target is given up.
+    pub returning: bool,
     /// What was asked for; older releases did not write it.
     pub order: Option<Order>,
     /// Who works on it just now.
@@ -88,6 +91,9 @@ impl Mark {
         }
         if !self.onboot_set {
             lines.push("onboot-set: no".to_owned());
+        }
+        if self.returning {
+            lines.push("returning: yes".to_owned());
         }
         lines.extend(self.id.iter().map(|id| format!("id: {id}")));
         lines.extend(
@@ -194,6 +200,7 @@ impl Mark {
             since: (*values.get("since")?).to_owned(),
             volumes,
             kept,
+            returning: yes_no("returning").unwrap_or(false),
             order: values.get("order").and_then(|line| Order::parse(line)),
             claim: values.get("claim").and_then(|line| Claim::parse(line)),
         })
@@ -364,6 +371,7 @@ mod tests {
                 "local-ssd:126/vm-126-disk-0.qcow2".parse().expect("parses"),
             )]),
             kept: None,
+            returning: false,
             order: Order::parse("banana node2 local-ssd --skip-start"),
             claim: Claim::parse("ann@laptop 42.1 aa 2026-01-02T03:04:05Z 2026-01-02T03:05:05Z"),
         }
@@ -416,6 +424,16 @@ mod tests {
         assert_eq!(mark().over(&"x".repeat(LIMIT)), mark().render());
         let damaged = mark().render().replace("by: ", "kept: floppy9\nby: ");
         assert_eq!(Mark::parse(&damaged), None);
+    }
+
+    #[test]
+    fn a_mark_says_that_a_guest_is_being_returned() {
+        assert!(!mark().render().contains("returning"));
+        let mark = Mark {
+            returning: true,
+            ..mark()
+        };
+        assert_eq!(Mark::parse(&mark.render()), Some(mark));
     }
 
     #[test]
