@@ -4,6 +4,7 @@
 //! the environment nor exits; usage errors, `--help` and `--version` come back as [`clap::Error`], which knows its text
 //! and its exit code (2 or 0). Read next: `cli/arguments.rs` (the command line as clap knows it), `main.rs`.
 
+mod afterwards;
 mod again;
 mod arguments;
 pub mod evacuate;
@@ -20,9 +21,11 @@ use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::plan::MoveRequest;
+use crate::plan::returning::OnFailure;
 use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
+pub use afterwards::AfterwardsInstead;
 pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use arguments::{
     Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
@@ -334,7 +337,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             "--target-vmid is for one VM, and several were named",
         ));
     }
-    Ok(MoveCommand {
+    let mut command = MoveCommand {
         request: MoveRequest {
             skip_disks: arguments.skip_disks,
             // Without its disks, the guest cannot start.
@@ -355,7 +358,9 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         fail_fast: arguments.several.fail_fast,
         wait_for_locks: arguments.wait_for_locks,
         common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
-    })
+    };
+    arguments.afterwards.put(&mut command.request);
+    Ok(command)
 }
 
 fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::Error> {
@@ -384,7 +389,7 @@ fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Err
         node: known("unknown")?,
         storage: known("unknown")?,
     };
-    Ok(BackCommand {
+    let mut command = BackCommand {
         cluster,
         to: arguments.to,
         command: MoveCommand {
@@ -404,7 +409,9 @@ fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Err
             wait_for_locks: wishes.wait_for_locks,
             common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
         },
-    })
+    };
+    wishes.afterwards.put(&mut command.command.request);
+    Ok(command)
 }
 
 fn known<T: std::str::FromStr>(text: &str) -> Result<T, clap::Error>
@@ -439,6 +446,8 @@ fn request(
         storages: unique("--map-storage", tuning.map_storage)?,
         max_downtime: None,
         stop_timeout: arguments::DEFAULT_STOP_TIMEOUT,
+        boot_check: None,
+        on_failure: OnFailure::Keep,
         route: match tuning.route {
             RouteArg::Auto => None,
             RouteArg::Direct => Some(Route::Direct),

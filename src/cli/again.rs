@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::afterwards::{AfterwardsInstead, OtherAfterwards};
 use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, guest, time};
 use super::{Common, settle};
 use crate::moves::again::Which;
@@ -59,6 +60,8 @@ pub(super) struct ResumeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Copying")]
     parallel: Option<u8>,
     #[command(flatten)]
+    afterwards: OtherAfterwards,
+    #[command(flatten)]
     connection: ConnectionArgs,
     #[command(flatten)]
     ssh: SshArgs,
@@ -73,6 +76,9 @@ pub(super) struct AbortArgs {
     /// Leave a VM stopped that ran before the move
     #[arg(long)]
     skip_start: bool,
+    /// Give up what was written on the destination, also when the VM has run there: it is switched off there first
+    #[arg(long)]
+    discard_target: bool,
     /// How long a cluster or storage machine that cannot be reached is waited for
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10min")]
     patience: Duration,
@@ -131,6 +137,8 @@ pub struct ResumeCommand {
     pub limit: Option<Bandwidth>,
     /// `--parallel`, instead.
     pub parallel: Option<usize>,
+    /// `--boot-check` and `--on-failure`, instead.
+    pub afterwards: AfterwardsInstead,
     /// `--yes`.
     pub yes: bool,
     /// `--take-over`.
@@ -157,6 +165,8 @@ pub struct AbortCommand {
     pub which: Which,
     /// `false` with `--skip-start`.
     pub start: bool,
+    /// `--discard-target`: what is only on the target is given up.
+    pub discard_target: bool,
     /// `--patience`.
     pub patience: Duration,
     /// `--take-over`.
@@ -193,6 +203,7 @@ impl ResumeArgs {
             wait_before_stop: self.wait_before_stop,
             limit: self.bwlimit.map(Bandwidth::mbit_per_second),
             parallel: self.parallel.map(usize::from),
+            afterwards: self.afterwards.instead(),
             yes: self.yes,
             take_over: self.several.take_over,
             fail_fast: self.several.fail_fast,
@@ -215,6 +226,7 @@ impl AbortArgs {
         Ok(AbortCommand {
             which: which(self.guests)?,
             start: !self.skip_start,
+            discard_target: self.discard_target,
             patience: self.patience,
             take_over: self.several.take_over,
             fail_fast: self.several.fail_fast,

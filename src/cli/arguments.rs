@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::afterwards::Afterwards;
 use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs, VerifyArgs};
 use super::evacuate::{CordonArgs, EvacuateArgs, RestoreArgs};
 use super::site::SimArgs;
@@ -280,6 +281,8 @@ pub(super) struct Wishes {
     /// How long the VM may take to shut down before it is switched off
     #[arg(long, value_name = "TIME", value_parser = time_to_stop, default_value = "120s", help_heading = "Downtime")]
     pub(super) stop_timeout: Duration,
+    #[command(flatten)]
+    pub(super) afterwards: Afterwards,
 }
 
 #[derive(Debug, Args)]
@@ -367,6 +370,8 @@ pub(super) struct MoveArgs {
     /// How long the VM may take to shut down before it is switched off
     #[arg(long, value_name = "TIME", value_parser = time_to_stop, default_value = "120s", help_heading = "Downtime")]
     pub(super) stop_timeout: Duration,
+    #[command(flatten)]
+    pub(super) afterwards: Afterwards,
 
     #[command(flatten)]
     pub(super) tuning: Tuning,

@@ -12,7 +12,7 @@ use super::observe::guest_path;
 use super::task::Upid;
 use super::wire::{self, guest as guests, inventory, node as nodes};
 use super::{Api, ApiError, ConfigChange, Tell};
-use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, GuestSummary, Vitals};
 use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
@@ -146,6 +146,14 @@ impl Api for HttpApi {
 
     async fn stop(&self, place: &GuestRef) -> Result<(), ApiError> {
         self.stop_guest(place).await
+    }
+
+    async fn vitals(&self, place: &GuestRef) -> Result<Vitals, ApiError> {
+        self.read_vitals(place).await
+    }
+
+    async fn ping_agent(&self, place: &GuestRef) -> Result<AgentPing, ApiError> {
+        self.ask_agent(place).await
     }
 
     async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError> {

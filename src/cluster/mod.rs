@@ -17,6 +17,7 @@ mod observe;
 pub mod session;
 pub mod task;
 pub mod tls;
+mod vitals;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, GuestSummary};
+use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, GuestSummary, Vitals};
 use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
@@ -258,6 +259,12 @@ pub trait Api: Send + Sync {
 
     /// Kills a guest and waits until it is stopped; a stopped one is success.
     async fn stop(&self, place: &GuestRef) -> Result<(), ApiError>;
+
+    /// Reads how a guest is just now. Immediate.
+    async fn vitals(&self, place: &GuestRef) -> Result<Vitals, ApiError>;
+
+    /// Asks a guest's agent whether it is there; changes nothing in the guest.
+    async fn ping_agent(&self, place: &GuestRef) -> Result<AgentPing, ApiError>;
 
     /// Lists the members with what they have and use, in one call. Up to ten seconds old.
     async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError>;

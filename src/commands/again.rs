@@ -69,6 +69,7 @@ pub(super) async fn resume(
         request.wait_before_stop |= command.wait_before_stop;
         request.limit = command.limit.or(request.limit);
         request.parallel = command.parallel.unwrap_or(request.parallel);
+        command.afterwards.put(request);
     };
     Ok(wiring.batch().resume(&command.which, change).await)
 }
@@ -92,6 +93,7 @@ pub(super) async fn abort(process: &Process, command: &AbortCommand) -> Result<E
     let wanted = Return {
         start: command.start,
         patience: command.patience,
+        give_up: command.discard_target,
     };
     Ok(wiring.batch().abort(&command.which, wanted).await)
 }

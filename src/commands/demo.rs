@@ -139,6 +139,8 @@ fn request() -> Result<MoveRequest, InvalidId> {
         storages: BTreeMap::new(),
         max_downtime: None,
         stop_timeout: std::time::Duration::from_secs(60),
+        boot_check: None,
+        on_failure: crate::plan::returning::OnFailure::Keep,
         route: None,
         verify: crate::transfer::Verify::Full,
         limit: None,

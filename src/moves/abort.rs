@@ -20,7 +20,7 @@ use crate::report::Event;
 use crate::transfer::TransferError;
 
 /// Between two looks at a cluster that cannot be reached.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often a change of the source is tried again that somebody else's came before.
 const ATTEMPTS: usize = 5;
@@ -32,15 +32,32 @@ pub struct Return {
     pub start: bool,
     /// How long a cluster that cannot be reached is waited for.
     pub patience: Duration,
+    /// Whether what is only on the target is given up (`--discard-target`).
+    pub give_up: bool,
 }
 
 /// What one walk back has done so far.
-struct Walk {
+pub(super) struct Walk {
     before: Before,
     /// Whether the hosts were prepared for a look at the volumes, or cannot be.
     prepared: bool,
     /// Volumes that are not ours, and stay.
     left: Vec<String>,
+}
+
+impl Walk {
+    /// Returns a walk that has done nothing yet.
+    pub(super) fn new(job: &GuestMove, start: bool) -> Walk {
+        Walk {
+            before: Before {
+                start: job.mark.running && start,
+                discarded: false,
+                keep: job.mark.kept.is_some(),
+            },
+            prepared: job.pairs.is_empty(),
+            left: Vec::new(),
+        }
+    }
 }
 
 impl Mover {
@@ -49,7 +66,7 @@ impl Mover {
         let result = match self.claim(job).await {
             Ok(()) => {
                 let signs = self.give_signs(job);
-                let result = self.walk(job, wanted).await;
+                let result = self.walk_claimed(job, wanted).await;
                 drop(signs);
                 result
             }
@@ -69,16 +86,24 @@ impl Mover {
         }
     }
 
+    /// Gives up what is on the target first, where that was asked for, now or before the boot that failed.
+    async fn walk_claimed(
+        &self,
+        job: &GuestMove,
+        wanted: Return,
+    ) -> Result<Vec<String>, MoveError> {
+        if wanted.give_up {
+            self.begin_return(job).await?;
+        }
+        if self.is_returning(job).await? {
+            self.return_within(job, wanted.start, wanted.patience)
+                .await?;
+        }
+        self.walk(job, wanted).await
+    }
+
     async fn walk(&self, job: &GuestMove, wanted: Return) -> Result<Vec<String>, MoveError> {
-        let mut walk = Walk {
-            before: Before {
-                start: job.mark.running && wanted.start,
-                discarded: false,
-                keep: job.mark.kept.is_some(),
-            },
-            prepared: job.pairs.is_empty(),
-            left: Vec::new(),
-        };
+        let mut walk = Walk::new(job, wanted.start);
         let mut got_on = Instant::now();
         loop {
             let error = match self.step_back(job, &mut walk).await {
@@ -142,7 +167,11 @@ impl Mover {
 
     /// Looks at everything. Volumes whose hosts do not answer count as not judged: the service can be brought back
     /// without them, and nothing is removed that was not looked at.
-    async fn look_back(&self, job: &GuestMove, walk: &mut Walk) -> Result<Facts, MoveError> {
+    pub(super) async fn look_back(
+        &self,
+        job: &GuestMove,
+        walk: &mut Walk,
+    ) -> Result<Facts, MoveError> {
         let (source, target) = self.guests(job).await?;
         if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
             return Err(error);
@@ -172,7 +201,7 @@ impl Mover {
         self.look(&alone, Volumes::Always).await
     }
 
-    fn words(&self, job: &GuestMove, step: StepBack) -> String {
+    pub(super) fn words(&self, job: &GuestMove, step: StepBack) -> String {
         let plan = &job.plan;
         let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
         match step {
@@ -191,7 +220,7 @@ impl Mover {
         }
     }
 
-    async fn undo(
+    pub(super) async fn undo(
         &self,
         job: &GuestMove,
         walk: &mut Walk,
@@ -391,7 +420,7 @@ fn former_self(job: &GuestMove) -> Option<String> {
 }
 
 /// Says whether an error is one that may pass by waiting: something could not be reached.
-fn may_pass(error: &MoveError) -> bool {
+pub(super) fn may_pass(error: &MoveError) -> bool {
     match error {
         MoveError::Api { source, .. } => match source {
             ApiError::Unreachable { .. } | ApiError::Stalled { .. } => true,

@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::abort::Return;
-use super::batch::{Batch, End, failure};
+use super::batch::{Batch, End};
+use super::failure::failure;
 use super::{GuestMove, MoveError, Stopped, resume, survey};
 use crate::cluster::{Api, ApiError};
 use crate::error::{ExitCode, Failure};
@@ -330,6 +331,8 @@ fn not_back(stopped: &Stopped, plan: &GuestPlan, was_running: bool, which: &Whic
         which.source, which.target, plan.name
     );
     match &stopped.error {
+        // The failure's own word says what goes on.
+        _ if stopped.returning => told,
         MoveError::NoWayBack { remedy, .. } => {
             told.exit = match source_left(&stopped.rung, was_running) {
                 SourceLeft::Down | SourceLeft::Unclear => ExitCode::SourceDown,

@@ -261,6 +261,7 @@ fn way(
                 volumes,
                 onboot_set: guest.config.value("onboot").is_some(),
                 id: None,
+                returning: false,
                 order: None,
                 claim: None,
             },

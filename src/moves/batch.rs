@@ -8,13 +8,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::failure::failure;
 use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
-use super::{GuestMove, MoveError, Mover, Stopped, claim, resume};
+use super::{GuestMove, Mover, claim, resume};
 use crate::cluster::Api;
 use crate::config::{Config, SshAddress};
 use crate::error::{ExitCode, Failure};
-use crate::plan::aftermath::{SourceLeft, describe, source_left};
 use crate::plan::claim::Claim;
 use crate::plan::decide::{Decision, decide, hosts_to_ask, storages_in_use};
 use crate::plan::facts::{Existing, ExistingMoves, TargetFacts};
@@ -428,6 +428,7 @@ impl Batch<'_> {
             volumes,
             kept: plan.back.as_ref().map(|back| back.kept.clone()),
             finishing: false,
+            returning: false,
             order: Some(Order::of(request)),
             claim: Some(Claim::new(claimant, now)),
         }
@@ -507,44 +508,6 @@ fn adopt(pairs: &mut [Pair], plan: &GuestPlan, existing: &Existing) {
         let kept = mark.kept.as_ref();
         pair.kept = pair.adopt && kept.is_some_and(|kept| kept.contains(&pair.drive));
     }
-}
-
-/// Turns a move that stopped into what the operator reads.
-pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) -> Failure {
-    let exit = match source_left(&stopped.rung, was_running) {
-        // Somebody else's move is theirs, also when the guest is down for it.
-        _ if matches!(stopped.error, MoveError::Held { .. }) => ExitCode::Refused,
-        SourceLeft::Down | SourceLeft::Unclear => ExitCode::SourceDown,
-        SourceLeft::AsItWas | SourceLeft::TakenOver => match stopped.error {
-            MoveError::Interrupted { .. } | MoveError::Declined { .. } => ExitCode::Interrupted,
-            _ => ExitCode::Failed,
-        },
-    };
-    let aftermath = describe(&stopped.rung, plan, was_running);
-    let mut failure = Failure::new(exit, &stopped.error);
-    failure.error[0] = format!(
-        "{}: {} ({}/{} -> {}/{})",
-        failure.error[0],
-        plan.name,
-        plan.source_cluster,
-        plan.source.vmid,
-        plan.target_cluster,
-        plan.target.vmid
-    );
-    let next = match &stopped.error {
-        MoveError::Held { .. } => format!(
-            "wait for it (proxmove status {} shows its signs), or run the same command with --take-over if nobody works \
-             on it any more",
-            plan.target_cluster
-        ),
-        MoveError::TakenOver { .. } => format!(
-            "leave it to them; proxmove status {} shows how far it is",
-            plan.target_cluster
-        ),
-        MoveError::NoSpace { .. } => format!("make room there, then {}", aftermath.next),
-        _ => aftermath.next,
-    };
-    failure.state(aftermath.state).next(next)
 }
 
 /// Said at once: after hours of copying the question would have no answer, and the move would end as if by a "no".

@@ -23,7 +23,7 @@ use crate::pve::guest::{GuestDetail, GuestKind, GuestRef};
 use crate::report::Event;
 
 /// How often a change is tried again that somebody else's came before.
-const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
 
 /// How long leaving a claim may take: it is a courtesy, and a claim that is not left becomes stale.
 const COURTESY: Duration = Duration::from_secs(5);
@@ -291,7 +291,7 @@ async fn sign(
 }
 
 /// Writes a mark in the place of the one that was read, unless the guest was changed since.
-async fn write(api: &dyn Api, read: &GuestDetail, mark: &Mark) -> Result<(), ApiError> {
+pub(super) async fn write(api: &dyn Api, read: &GuestDetail, mark: &Mark) -> Result<(), ApiError> {
     let description = mark.replaced_in(read.description());
     let change = ConfigChange {
         set: [("description".to_owned(), description)].into(),

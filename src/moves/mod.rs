@@ -4,21 +4,24 @@
 //! (volumes are the engine's business, and a node's file is that of `host/node_file.rs`) and decides nothing itself
 //! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding
 //! interrupted moves; `claim.rs`, two operators at once; `abort.rs`, giving a move up; `back.rs`, finding a guest's former
-//! self; `batch.rs`, several guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
+//! self; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
 
 pub mod abort;
 pub mod again;
 pub mod back;
 pub mod batch;
+mod boot;
 pub mod check;
 pub mod claim;
 pub mod cleanup;
+mod failure;
 pub mod hosts;
 pub mod interrupt;
 mod observe;
 mod perform;
 mod precopy;
 pub mod resume;
+mod returning;
 mod sections;
 mod space;
 pub mod status;
@@ -204,6 +207,23 @@ pub enum MoveError {
         /// What to do about it.
         remedy: String,
     },
+    /// It does not come up on the target.
+    #[error("{guest} did not come up on its target: {reason}")]
+    NotUp {
+        /// The guest.
+        guest: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// It did not come up on the target, and runs on the source again.
+    #[error("{guest} was returned to its source")]
+    Returned {
+        /// The guest.
+        guest: String,
+        /// Why; `None` when an earlier run began to return it.
+        #[source]
+        why: Option<Box<MoveError>>,
+    },
     /// The operator interrupted.
     #[error("interrupted during {step} of {guest}")]
     Interrupted {
@@ -221,6 +241,8 @@ pub struct Stopped {
     pub error: MoveError,
     /// Where it was seen last.
     pub rung: Rung,
+    /// Whether it is on its way back to the source, as was asked for.
+    pub returning: bool,
 }
 
 /// What one run has done so far; none of it decides anything another run would decide differently.
@@ -235,6 +257,12 @@ struct Account {
     digests: Vec<(String, String)>,
     stopped_at: Option<Instant>,
     downtime: Option<Duration>,
+    /// Whether the data were equal when this run started the target; `None` when it did not.
+    started_equal: Option<bool>,
+    /// The target's uptime when it was first watched.
+    uptime: Option<u64>,
+    /// By what the guest was seen to be up.
+    up: Option<String>,
 }
 
 impl Account {
@@ -251,7 +279,7 @@ impl Mover {
         let result = match self.claim(job).await {
             Ok(()) => {
                 let signs = self.give_signs(job);
-                let result = self.climb(job, request, &mut rung).await;
+                let result = self.run_claimed(job, request, &mut rung).await;
                 drop(signs);
                 result
             }
@@ -266,15 +294,43 @@ impl Mover {
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
         // The failed call may have had its effect; what the clusters show now is what counts.
+        let mut returning = false;
         match self.look(job, Volumes::WhereTheyMatter).await {
-            Ok(facts) => rung = derive(&facts),
+            Ok(facts) => {
+                rung = derive(&facts);
+                returning = matches!(self.is_returning(job).await, Ok(true));
+            }
             // A silent host: names and power are told by the clusters all the same.
             Err(_) => rung = self.without_hosts(job).await.unwrap_or(rung),
         }
         if !matches!(error, MoveError::Held { .. } | MoveError::TakenOver { .. }) {
             self.leave(job).await;
         }
-        Stopped { error, rung }
+        Stopped {
+            error,
+            rung,
+            returning,
+        }
+    }
+
+    /// Goes on with a return that was interrupted, or else with the move.
+    async fn run_claimed(
+        &self,
+        job: &GuestMove,
+        request: &MoveRequest,
+        rung: &mut Rung,
+    ) -> Result<Summary, MoveError> {
+        if self.is_returning(job).await? && self.return_to_source(job).await? > 0 {
+            return Err(MoveError::Returned {
+                guest: job.plan.name.clone(),
+                why: None,
+            });
+        }
+        let mut account = Account::default();
+        match self.climb(job, request, rung, &mut account).await {
+            Ok(summary) => Ok(summary),
+            Err(error) => Err(self.unless_returned(job, request, &account, error).await),
+        }
     }
 
     /// Returns the lowest rung that both clusters allow, without the hosts being asked.
@@ -283,11 +339,15 @@ impl Mover {
         let attached = target
             .as_ref()
             .is_some_and(|target| observe::missing_drives(&job.plan, target).is_empty());
+        let mark = target
+            .as_ref()
+            .and_then(|target| Mark::parse(target.description()));
         let rung = derive(&Facts {
             source: source.as_ref().map(observe::sighting),
             target: target.as_ref().map(observe::sighting),
             data: vec![Data::Partial; job.pairs.len()],
             attached,
+            finishing: mark.is_some_and(|mark| mark.finishing),
         });
         // Data that nobody has looked at contradict nothing.
         (!matches!(rung, Rung::Contradiction(_))).then_some(rung)
@@ -298,12 +358,12 @@ impl Mover {
         job: &GuestMove,
         request: &MoveRequest,
         at: &mut Rung,
+        account: &mut Account,
     ) -> Result<Summary, MoveError> {
         let began = Instant::now();
         let wishes = Wishes {
             start: job.mark.running && !request.skip_start && !request.skip_disks,
         };
-        let mut account = Account::default();
         let mut first = true;
         loop {
             let rung = derive(&self.observe(job).await?);
@@ -335,7 +395,10 @@ impl Mover {
             if self.interrupt.is_asked() {
                 return Err(job.interrupted(step));
             }
-            self.perform(step, job, request, &mut account).await?;
+            if rung == Rung::Started && account.up.is_none() {
+                self.check_boot(job, request, account).await?;
+            }
+            self.perform(step, job, request, account).await?;
         }
         let summary = self.summary(job, account, began);
         self.reporter.tell(&Event::MoveDone(summary.clone()));
@@ -351,7 +414,7 @@ impl Mover {
         });
     }
 
-    fn summary(&self, job: &GuestMove, account: Account, began: Instant) -> Summary {
+    fn summary(&self, job: &GuestMove, account: &mut Account, began: Instant) -> Summary {
         let plan = &job.plan;
         let mut left = vec![format!(
             "{}{} on {} ({}): stopped, onboot off, all volumes kept",
@@ -377,7 +440,8 @@ impl Mover {
             carried: account.carried,
             wire: account.wire,
             final_carried: account.final_carried,
-            verified: account.digests,
+            verified: std::mem::take(&mut account.digests),
+            up: account.up.take(),
             left,
         }
     }

@@ -16,7 +16,7 @@ use crate::plan::mark::{
     CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note,
     without_retired_note,
 };
-use crate::plan::state::{Rung, derive};
+use crate::plan::state::{Data, Rung, derive};
 use crate::plan::step::Step;
 use crate::plan::{Back, MoveRequest, Severity};
 use crate::pve::guest::Power;
@@ -264,10 +264,12 @@ impl Mover {
 
     async fn start(&self, job: &GuestMove, account: &mut Account) -> Result<(), MoveError> {
         // Between deciding and starting somebody may have revived the source: look once more (tests/crash_model.rs).
-        let rung = derive(&self.observe(job).await?);
-        if rung != Rung::SwitchedOver {
+        let facts = self.observe(job).await?;
+        if derive(&facts) != Rung::SwitchedOver {
             return Ok(());
         }
+        let equal = facts.data.iter().all(|data| *data == Data::Equal);
+        account.started_equal.get_or_insert(equal);
         self.target
             .start(&job.plan.target)
             .await

@@ -122,7 +122,8 @@ pub fn back(facts: &Facts, before: Before) -> Back {
         } else {
             refuse(
                 "the guest runs on the target, and what it wrote there is only there",
-                "move it back with its new data (proxmove back), or stop it there first if nothing of that is wanted",
+                "move it back with its new data (proxmove back), or, if nothing of that is wanted, give it up: proxmove abort \
+                 --discard-target",
             )
         };
     }
@@ -135,7 +136,8 @@ pub fn back(facts: &Facts, before: Before) -> Back {
     if facts.data.contains(&Data::TargetNewer) {
         return refuse(
             "the target was written to after it had been compared: somebody used it, and what it holds is only there",
-            "resume the move, or move it back with its new data (proxmove back)",
+            "resume the move, move it back with its new data (proxmove back), or, if nothing of that is wanted, give it up: \
+             proxmove abort --discard-target",
         );
     }
     match (source.name, target.name) {

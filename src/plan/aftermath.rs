@@ -88,7 +88,7 @@ pub fn describe(rung: &Rung, plan: &GuestPlan, was_running: bool) -> Aftermath {
                 "{name} is complete but STOPPED on {target}; the source is retired as {name}{MIGRATED}"
             ),
             format!(
-                "{}, or start {name} on {target} by hand",
+                "{}, start {name} on {target} by hand, or go back: `proxmove abort {source} {target} {name}`",
                 again("start it there")
             ),
         ),

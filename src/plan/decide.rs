@@ -288,6 +288,9 @@ impl<'a> Deciding<'a> {
             storages: &draft.storages,
             pool: pool.as_ref(),
             start: draft.start,
+            asks_agent: draft.start
+                && request.boot_check.is_some()
+                && super::boot::has_agent(guest.detail.config.value("agent")),
             release: self.target.release,
         };
         self.rights(name, guest, &used, &mut draft.verdicts);

@@ -59,6 +59,9 @@ pub struct Mark {
     /// Whether the target is the guest now, and only our own things are still to be removed; the proof that it has all
     /// goes with them.
     pub finishing: bool,
+    /// Whether it is being returned to its source after the target did not come up, as was asked for: what was written on
+    /// the target is given up.
+    pub returning: bool,
     /// What was asked for; older releases did not write it.
     pub order: Option<Order>,
     /// Who works on it just now.
@@ -94,6 +97,9 @@ impl Mark {
         }
         if self.finishing {
             lines.push("finishing: yes".to_owned());
+        }
+        if self.returning {
+            lines.push("returning: yes".to_owned());
         }
         lines.extend(self.id.iter().map(|id| format!("id: {id}")));
         lines.extend(
@@ -201,6 +207,7 @@ impl Mark {
             volumes,
             kept,
             finishing: yes_no("finishing").unwrap_or(false),
+            returning: yes_no("returning").unwrap_or(false),
             order: values.get("order").and_then(|line| Order::parse(line)),
             claim: values.get("claim").and_then(|line| Claim::parse(line)),
         })
@@ -372,6 +379,7 @@ mod tests {
             )]),
             kept: None,
             finishing: false,
+            returning: false,
             order: Order::parse("banana node2 local-ssd --skip-start"),
             claim: Claim::parse("ann@laptop 42.1 aa 2026-01-02T03:04:05Z 2026-01-02T03:05:05Z"),
         }
@@ -434,6 +442,16 @@ mod tests {
         assert_eq!(mark().over(&"x".repeat(LIMIT)), mark().render());
         let damaged = mark().render().replace("by: ", "kept: floppy9\nby: ");
         assert_eq!(Mark::parse(&damaged), None);
+    }
+
+    #[test]
+    fn a_mark_says_that_a_guest_is_being_returned() {
+        assert!(!mark().render().contains("returning"));
+        let mark = Mark {
+            returning: true,
+            ..mark()
+        };
+        assert_eq!(Mark::parse(&mark.render()), Some(mark));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod abort;
 pub mod aftermath;
 pub mod back;
+pub mod boot;
 pub mod check;
 pub mod claim;
 pub mod cleanup;
@@ -16,6 +17,7 @@ pub mod facts;
 pub mod mark;
 pub mod order;
 pub mod restore;
+pub mod returning;
 pub mod rights;
 pub mod route;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::StorageConfig;
+use crate::plan::returning::OnFailure;
 use crate::plan::snapshots::SnapshotsPlan;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::GuestRef;
@@ -77,6 +80,10 @@ pub struct MoveRequest {
     pub max_downtime: Option<Duration>,
     /// `--stop-timeout`: how long the guest may take to shut down before it is killed.
     pub stop_timeout: Duration,
+    /// `--boot-check`: how long the guest may take on the target until it is up; `None` for no check.
+    pub boot_check: Option<Duration>,
+    /// `--on-failure`: what happens when it does not come up there.
+    pub on_failure: OnFailure,
     /// `--route`; `None` is auto.
     pub route: Option<Route>,
     /// `--verify`.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::MoveRequest;
+use super::returning::OnFailure;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId};
 use crate::transfer::{Route, Verify};
@@ -44,6 +45,10 @@ pub struct Order {
     pub max_downtime: Option<Duration>,
     /// `--stop-timeout`.
     pub stop_timeout: Duration,
+    /// `--boot-check`.
+    pub boot_check: Option<Duration>,
+    /// `--on-failure`.
+    pub on_failure: OnFailure,
     /// `--route`.
     pub route: Option<Route>,
     /// `--verify`.
@@ -77,6 +82,8 @@ impl Order {
             forget: request.forget,
             max_downtime: request.max_downtime,
             stop_timeout: request.stop_timeout,
+            boot_check: request.boot_check,
+            on_failure: request.on_failure,
             route: request.route,
             verify: request.verify,
             limit: request.limit,
@@ -101,6 +108,8 @@ impl Order {
             forget: false,
             max_downtime: None,
             stop_timeout: STOP_TIMEOUT,
+            boot_check: None,
+            on_failure: OnFailure::Keep,
             route: None,
             verify: Verify::Full,
             limit: None,
@@ -134,6 +143,8 @@ impl Order {
             storages: self.storages.clone(),
             max_downtime: self.max_downtime,
             stop_timeout: self.stop_timeout,
+            boot_check: self.boot_check,
+            on_failure: self.on_failure,
             route: self.route,
             verify: self.verify,
             limit: self.limit,
@@ -173,6 +184,13 @@ impl Order {
                 "--stop-timeout={}ms",
                 self.stop_timeout.as_millis()
             ));
+        }
+        if let Some(most) = self.boot_check {
+            words.push(format!("--boot-check={}ms", most.as_millis()));
+        }
+        match self.on_failure {
+            OnFailure::Keep => {}
+            OnFailure::Return => words.push("--on-failure=return".to_owned()),
         }
         match self.route {
             None => {}
@@ -233,6 +251,8 @@ impl Order {
             }
             ("--max-downtime", _) => self.max_downtime = Some(millis(value)?),
             ("--stop-timeout", _) => self.stop_timeout = millis(value)?,
+            ("--boot-check", _) => self.boot_check = Some(millis(value)?),
+            ("--on-failure", "return") => self.on_failure = OnFailure::Return,
             ("--route", "direct") => self.route = Some(Route::Direct),
             ("--route", "relay") => self.route = Some(Route::Relay),
             ("--verify", "transfer") => self.verify = Verify::Transfer,
@@ -282,6 +302,8 @@ mod tests {
                 "slow".parse().expect("a storage"),
             )]),
             limit: Some(Bandwidth::mbit_per_second(100)),
+            boot_check: Some(Duration::from_secs(120)),
+            on_failure: OnFailure::Return,
             route: Some(Route::Relay),
             verify: Verify::Transfer,
             max_downtime: Some(Duration::from_secs(30)),
@@ -292,7 +314,7 @@ mod tests {
         assert_eq!(
             line,
             "banana node2 local-ssd --skip-start --map-bridge=vmbr1=vmbr0 --map-storage=virtio1=slow \
-             --max-downtime=30000ms --route=relay --verify=transfer --bwlimit=100 --parallel=4"
+             --max-downtime=30000ms --boot-check=120000ms --on-failure=return --route=relay --verify=transfer --bwlimit=100 --parallel=4"
         );
         assert_eq!(Order::parse(&line), Some(order));
     }
@@ -311,6 +333,8 @@ mod tests {
             flags: [bool; 7],
             downtime in proptest::option::of(0u64..10_000_000),
             timeout in 1_000u64..10_000_000,
+            boot_check in proptest::option::of(1u64..10_000_000),
+            on_failure in prop_oneof![Just(OnFailure::Keep), Just(OnFailure::Return)],
             route in prop_oneof![Just(None), Just(Some(Route::Direct)), Just(Some(Route::Relay))],
             transfer: bool,
             limit in proptest::option::of(1u64..=10_000_000),
@@ -327,6 +351,8 @@ mod tests {
                 forget,
                 max_downtime: downtime.map(Duration::from_millis),
                 stop_timeout: Duration::from_millis(timeout),
+                boot_check: boot_check.map(Duration::from_millis),
+                on_failure,
                 route,
                 verify: if transfer { Verify::Transfer } else { Verify::Full },
                 limit: limit.map(Bandwidth::mbit_per_second),

@@ -121,6 +121,8 @@ pub struct TargetUse<'a> {
     pub pool: Option<&'a PoolId>,
     /// Whether it will be started.
     pub start: bool,
+    /// Whether its agent will be asked then.
+    pub asks_agent: bool,
     /// The target's release.
     pub release: Release,
 }
@@ -190,6 +192,16 @@ pub fn on_target(used: &TargetUse<'_>) -> Vec<Right> {
     }
     if used.start {
         rights.push(on_guest(&["VM.PowerMgmt"], "start the guest"));
+    }
+    if used.asks_agent {
+        let privileges: &[&str] = match used.release >= (Release { major: 9, minor: 0 }) {
+            true => &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"],
+            false => &["VM.Monitor"],
+        };
+        rights.push(on_guest(
+            privileges,
+            "ask the guest's agent whether it is up",
+        ));
     }
     rights.sort();
     rights.dedup_by(|a, b| a.path == b.path && a.privileges == b.privileges);

@@ -294,6 +294,13 @@ impl Manifest {
         self.truncate(0)
     }
 
+    /// Forgets all claims about a volume that is complete, durably: what it holds is told from the disk then.
+    pub(crate) fn doubt(&mut self) -> Result<(), PorterError> {
+        self.header.unread = true;
+        self.write_header()?;
+        self.forget_all()
+    }
+
     /// Makes all claims durable.
     pub(crate) fn sync(&self) -> Result<(), PorterError> {
         rustix::fs::fdatasync(&self.file)

@@ -148,6 +148,7 @@ fn command(arguments: &[String], teller: &Teller) -> Result<(), PorterError> {
                 std::io::BufWriter::new(std::io::stdout()),
             ),
         },
+        "doubt" => places::doubt(&options.places()?),
         "discard" => places::discard(&options.path()?, &options.places()?),
         "tidy" => places::tidy(&options.places()?),
         other => Err(PorterError::Usage(format!("no porter command '{other}'"))),

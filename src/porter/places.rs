@@ -117,6 +117,16 @@ pub(crate) fn observe(
     })
 }
 
+/// Sees to it that nothing is believed of the target any more: the next pass reads all of it.
+///
+/// The claims go before the seal: whatever is killed in between, a seal that does not hold stands for itself.
+pub(crate) fn doubt(places: &Places) -> Result<(), PorterError> {
+    if let Some(mut manifest) = Manifest::open_locked(&places.manifest())? {
+        manifest.doubt()?;
+    }
+    Seal::break_it(&places.seal())
+}
+
 /// Removes the target volume when it is ours, and the directory that was made for it when that is empty now.
 pub(crate) fn discard(path: &Path, places: &Places) -> Result<(), PorterError> {
     let Some(manifest) = Manifest::open_locked(&places.manifest())? else {

@@ -186,8 +186,12 @@ impl Pass {
             return Ok(ready(manifest, disk));
         }
         let claimed = target::claim(path, &order.places.manifest(), layout, order.adopt)?;
-        Seal::break_it(&order.places.seal())?;
         let mut manifest = claimed.manifest;
+        if !claimed.fresh && Seal::is_broken_by(&order.places.seal(), &SourceState::of(path)?) {
+            // Somebody else wrote there since the final pass, and left the claims behind as they were.
+            manifest.doubt()?;
+        }
+        Seal::break_it(&order.places.seal())?;
         let trouble = || PorterError::file("prepare", path);
         let mut old_size = 0;
         let mut disk: Box<dyn Disk> = if image {

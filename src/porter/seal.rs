@@ -121,6 +121,11 @@ impl Seal {
         Ok(())
     }
 
+    /// Says whether there is a seal, and the target is not as its pass left it.
+    pub(crate) fn is_broken_by(path: &Path, target: &SourceState) -> bool {
+        Seal::read(path).is_some_and(|seal| !seal.holds_for(target))
+    }
+
     /// Says whether the target is as the pass left it.
     pub(crate) fn holds_for(&self, target: &SourceState) -> bool {
         self.target_size == target.size && self.target_written == target.written

@@ -116,6 +116,28 @@ impl GuestConfig {
     }
 }
 
+/// How a guest is just now, from one call that answers at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vitals {
+    /// Running or stopped.
+    pub power: Power,
+    /// QEMU's own word; empty for a stopped guest.
+    pub qmp_status: String,
+    /// Seconds since its start.
+    pub uptime: Option<u64>,
+}
+
+/// What came of asking a guest's agent whether it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentPing {
+    /// It answers.
+    Answers,
+    /// It is switched on in the configuration, and does not answer.
+    NotRunning,
+    /// The configuration has it switched off.
+    NotConfigured,
+}
+
 /// One change that waits for the next start of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingChange {

@@ -177,6 +177,9 @@ pub struct Summary {
     /// Each drive and what proves that both sides are equal: the BLAKE3 digest they agreed on, in hexadecimal, or
     /// between ZFS and ZFS `zfs guid 1234`, the final snapshot that both stand at.
     pub verified: Vec<(String, String)>,
+    /// By what the guest was seen to be up on the target (`--boot-check`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up: Option<String>,
     /// What was left where: the retired source, kept volumes.
     pub left: Vec<String>,
 }

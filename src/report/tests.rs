@@ -123,6 +123,7 @@ fn summary() -> Summary {
             ("virtio0".to_owned(), "9f86d081".to_owned()),
             ("scsi1".to_owned(), "60303ae2".to_owned()),
         ],
+        up: Some("its guest agent answered after 12 s".to_owned()),
         left: vec!["apple/565 is stopped as web1--MIGRATED".to_owned()],
     }
 }

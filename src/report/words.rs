@@ -200,6 +200,9 @@ pub(super) fn summary_text(summary: &Summary, colour: Colour) -> String {
         let kind = if digest.contains(' ') { "" } else { "blake3 " };
         line("verified", format!("{drive} {kind}{digest}"));
     }
+    if let Some(how) = &summary.up {
+        line("up", how.clone());
+    }
     for left in &summary.left {
         line("left", left.clone());
     }

@@ -149,6 +149,11 @@ impl Simulation {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the state for a callback that outlives this borrow.
+    pub fn shared_world(&self) -> Arc<Mutex<World>> {
+        Arc::clone(&self.world)
+    }
+
     /// Returns the runtime the simulation is served by, for other servers of the same simulation.
     pub fn runtime(&self) -> Option<&tokio::runtime::Handle> {
         self.runtime.as_ref().map(tokio::runtime::Runtime::handle)

@@ -81,6 +81,10 @@ impl Engine for Engines {
         self.of(pair).carry(pair, pass, tell).await
     }
 
+    async fn take_back(&self, pair: &Pair) -> Result<(), TransferError> {
+        self.of(pair).take_back(pair).await
+    }
+
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
         self.of(pair).tidy(pair).await
     }

@@ -356,6 +356,17 @@ impl Engine for ImageEngine {
         Ok(report)
     }
 
+    async fn take_back(&self, pair: &Pair) -> Result<(), TransferError> {
+        const OPERATION: &str = "giving up what the target holds";
+        if pair.tool == Tool::Stock {
+            return stock::unseal(pair).await;
+        }
+        let arguments = target_arguments("doubt", pair, Zvols::default());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let done = self.porter(pair, Side::Target, OPERATION, &arguments).await;
+        done.map(drop)
+    }
+
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError> {
         const OPERATION: &str = "tidying up";
         device::tidy(pair).await?;

@@ -338,6 +338,13 @@ pub trait Engine: Send + Sync {
         tell: Tell<'_>,
     ) -> Result<PassReport, TransferError>;
 
+    /// Sees to it that nothing is believed of the target's content any more, after something else wrote there that is given
+    /// up; the next pass compares all of it. Between ZFS and ZFS the target goes back to the final snapshot. A repeat is
+    /// harmless.
+    ///
+    /// The caller has made sure that nobody wants what was written there since the final pass.
+    async fn take_back(&self, pair: &Pair) -> Result<(), TransferError>;
+
     /// Removes our own files of this pair from both hosts, never a volume. A repeat is harmless.
     async fn tidy(&self, pair: &Pair) -> Result<(), TransferError>;
 

@@ -95,6 +95,20 @@ pub(crate) async fn observe(pair: &Pair) -> Result<VolumeState, TransferError> {
     })
 }
 
+/// Breaks the seal; a pass compares both sides in any case.
+pub(crate) async fn unseal(pair: &Pair) -> Result<(), TransferError> {
+    const OPERATION: &str = "giving up what the target holds";
+    let Whose::Ours(found) = look(pair).await? else {
+        return Ok(());
+    };
+    // Noting the inode anew is all it takes; the size stays.
+    let size = found.size_and_time.split(' ').next().unwrap_or_default();
+    let arguments = [pair.target.path.as_str(), &mark_path(pair), TITLE, size];
+    short(pair, Side::Target, OPERATION, OPEN, &arguments)
+        .await
+        .map(drop)
+}
+
 /// Removes the target volume when it is ours.
 pub(crate) async fn discard(pair: &Pair) -> Result<(), TransferError> {
     match look(pair).await? {

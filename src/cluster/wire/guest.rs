@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Entry, Odd, list, text, words};
 use crate::pve::guest::{
-    GuestConfig, GuestKind, GuestRef, GuestSnapshot, GuestSummary, PendingChange, Power,
+    GuestConfig, GuestKind, GuestRef, GuestSnapshot, GuestSummary, PendingChange, Power, Vitals,
 };
 use crate::pve::id::NodeName;
 use crate::units::{Bytes, Cores};
@@ -124,6 +124,18 @@ pub fn snapshots(value: &Value) -> Result<Vec<GuestSnapshot>, Odd> {
     })?;
     snapshots.retain(|snapshot| snapshot.name != "current");
     Ok(snapshots)
+}
+
+/// Decodes `GET .../status/current`: what changes while a guest runs.
+pub fn vitals(value: &Value) -> Result<Vitals, Odd> {
+    let Status {
+        power, qmp_status, ..
+    } = status(value)?;
+    Ok(Vitals {
+        power,
+        qmp_status,
+        uptime: Entry::of(value)?.count("uptime"),
+    })
 }
 
 /// Decodes `GET .../status/current`.

@@ -220,6 +220,7 @@ impl Evacuator {
                 let walk = Walk {
                     start: true,
                     patience: self.pace.patience,
+                    give_up: false,
                 };
                 let batch = forth(reporter()).ok_or_else(unknown)?;
                 return match batch.abort(&which, walk).await {

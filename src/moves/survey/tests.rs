@@ -11,7 +11,7 @@ use crate::host::{Exit, Output, ShellError, Stream};
 use crate::plan::facts::Existing;
 use crate::plan::mark::Mark;
 use crate::plan::sample::{World, config, id, node, place, release, section, storage, summary};
-use crate::pve::guest::{GuestConfig, GuestDetail, GuestRef, Power};
+use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, Power, Vitals};
 use crate::pve::ha::{HaResource, HaRule};
 use crate::pve::id::{PoolId, Volid};
 use crate::pve::inventory::{ConfigSchema, Permissions, Release, Volume};
@@ -193,6 +193,12 @@ impl Api for Fake {
     }
     async fn stop(&self, _place: &GuestRef) -> Result<(), ApiError> {
         panic!("a survey stops nothing");
+    }
+    async fn vitals(&self, _place: &GuestRef) -> Result<Vitals, ApiError> {
+        panic!("a survey is not about what goes on");
+    }
+    async fn ping_agent(&self, _place: &GuestRef) -> Result<AgentPing, ApiError> {
+        panic!("a survey is not about what goes on");
     }
     async fn node_resources(&self) -> Result<Vec<NodeResources>, ApiError> {
         panic!("a survey is not about nodes");
@@ -492,6 +498,7 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         since: String::new(),
         onboot_set: true,
         id: None,
+        returning: false,
         order: None,
         claim: None,
         volumes: BTreeMap::new(),

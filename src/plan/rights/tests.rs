@@ -17,6 +17,7 @@ fn needed(keys: &[(&str, &str)], drives: &[(&str, &str)], at: &str) -> Vec<Strin
         storages: &BTreeSet::new(),
         pool: None,
         start: false,
+        asks_agent: false,
         release: release(at),
     });
     let base = ["VM.Allocate", "VM.Audit", "VM.Config.Options"];
@@ -25,6 +26,30 @@ fn needed(keys: &[(&str, &str)], drives: &[(&str, &str)], at: &str) -> Vec<Strin
         .map(|right| format!("{} {}", right.path, right.privileges.join("|")))
         .filter(|text| !base.iter().any(|name| *text == format!("/vms/126 {name}")))
         .collect()
+}
+
+#[test]
+fn asking_the_agent_needs_another_privilege_from_9_on() {
+    for (at, expect) in [
+        ("8.4", "VM.Monitor"),
+        ("9.0", "VM.GuestAgent.Audit|VM.GuestAgent.Unrestricted"),
+    ] {
+        let rights = on_target(&TargetUse {
+            vmid: id("126"),
+            keys: &BTreeMap::new(),
+            drives: &BTreeMap::new(),
+            storages: &BTreeSet::new(),
+            pool: None,
+            start: true,
+            asks_agent: true,
+            release: release(at),
+        });
+        let asked = rights
+            .iter()
+            .find(|right| right.purpose.contains("agent"))
+            .map(|right| (right.path.as_str(), right.privileges.join("|")));
+        assert_eq!(asked, Some(("/vms/126", expect.to_owned())), "{at}");
+    }
 }
 
 #[test]

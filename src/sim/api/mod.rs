@@ -5,6 +5,7 @@
 //! `gate.rs` (the gates), `schema.rs` (the table), then any endpoint.
 
 mod access;
+mod agent;
 mod apidoc;
 pub mod check;
 mod cluster;

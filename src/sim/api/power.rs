@@ -151,13 +151,24 @@ pub(in crate::sim::api) fn launch(
         .is_some_and(|guest| guest.container);
     let guest = guest_on(cluster, node, vmid, container)?.clone();
     can_start(cluster, &guest)?;
+    let boot = cluster.boots.get(&vmid).cloned().unwrap_or_default();
+    if !boot.fails.is_empty() {
+        return Err(boot.fails);
+    }
+    let guest = Guest {
+        write_rate: guest.write_rate.max(boot.write_rate),
+        ..guest
+    };
     let pid = cluster.next_pid();
     stage.machine.start(&cluster.running_guest(&guest));
     if let Some(guest) = cluster.guests.get_mut(&vmid) {
         guest.run = Some(Run {
             pid,
             since: Instant::now(),
-            qmp_status: "running".to_owned(),
+            qmp_status: match boot.status.is_empty() {
+                true => "running".to_owned(),
+                false => boot.status,
+            },
         });
     }
     cluster.remember(vmid);

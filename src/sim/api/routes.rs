@@ -2,8 +2,8 @@
 
 use super::{Call, Refusal, Reply};
 use super::{
-    access, cluster, configure, containers, create, destroy, guests, ha, migrate, nodes, pools,
-    power, preconditions, snapshots, storage, tasks,
+    access, agent, cluster, configure, containers, create, destroy, guests, ha, migrate, nodes,
+    pools, power, preconditions, snapshots, storage, tasks,
 };
 
 type Handler = fn(&mut Call<'_>) -> Reply;
@@ -80,6 +80,7 @@ fn find(method: &str, path: &str) -> Option<Handler> {
         ("POST", "/nodes/{node}/qemu/{vmid}/status/suspend") => power::suspend,
         ("POST", "/nodes/{node}/qemu/{vmid}/status/resume") => power::resume,
         ("POST", "/nodes/{node}/qemu/{vmid}/status/reboot") => power::reboot,
+        ("POST", "/nodes/{node}/qemu/{vmid}/agent/ping") => agent::ping,
         ("GET", "/nodes/{node}/lxc/{vmid}/config") => containers::config,
         ("PUT", "/nodes/{node}/lxc/{vmid}/config") => containers::change,
         ("GET", "/nodes/{node}/lxc/{vmid}/pending") => containers::pending,

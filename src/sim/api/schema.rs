@@ -327,6 +327,15 @@ const SID: Param = text("sid").required();
 const MIGRATE_VM: Access = Access::Any("/vms/{vmid}", &["VM.Migrate"]);
 const CONSOLE: Access = Access::Any("/", &["Sys.Console"]);
 const AUDIT_VM: Access = Access::Any("/vms/{vmid}", &["VM.Audit"]);
+/// VM.Monitor up to release 8, which has none of the others; 9 has no VM.Monitor any more.
+const ASK_AGENT: Access = Access::Any(
+    "/vms/{vmid}",
+    &[
+        "VM.GuestAgent.Audit",
+        "VM.GuestAgent.Unrestricted",
+        "VM.Monitor",
+    ],
+);
 const POWER_VM: Access = Access::Any("/vms/{vmid}", &["VM.PowerMgmt"]);
 const AUDIT_ROOT: Access = Access::Any("/", &["Sys.Audit"]);
 const AUDIT_NODE: Access = Access::Any("/nodes/{node}", &["Sys.Audit"]);
@@ -790,6 +799,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "/nodes/{node}/qemu/{vmid}/status/reboot",
         POWER_VM,
         &[NODE, VMID, TIMEOUT],
+    ),
+    endpoint(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/agent/ping",
+        ASK_AGENT,
+        VM,
     ),
     endpoint("GET", "/nodes/{node}/lxc", Access::User, &[NODE]),
     endpoint(

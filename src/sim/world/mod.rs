@@ -68,6 +68,19 @@ pub struct Use {
     pub cpus: f64,
 }
 
+/// How a guest boots that does not boot as it should.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// What its start ends with; empty when QEMU starts.
+    pub fails: String,
+    /// Whether its agent never answers, as that of a guest which hangs.
+    pub mute: bool,
+    /// What QEMU says of it as soon as it runs: `io-error`, for example; empty for `running`.
+    pub status: String,
+    /// How fast it writes while it runs, in bytes per second.
+    pub write_rate: u64,
+}
+
 /// One resource pool.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
@@ -114,6 +127,8 @@ pub struct Cluster {
     pub history: Vec<Moment>,
     /// Its guests.
     pub guests: BTreeMap<u32, Guest>,
+    /// How those guests boot that do not boot as they should.
+    pub boots: BTreeMap<u32, Boot>,
     /// Its tasks, oldest first.
     pub tasks: Vec<Task>,
     /// What the nodes last said of their guests.

@@ -60,6 +60,7 @@ fn cluster(spec: &ClusterSpec, directory: &Path) -> io::Result<Cluster> {
         power_requests: Vec::new(),
         history: Vec::new(),
         guests: BTreeMap::new(),
+        boots: BTreeMap::new(),
         tasks: Vec::new(),
         broadcasts: BTreeMap::new(),
         filed: BTreeMap::new(),

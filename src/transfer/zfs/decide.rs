@@ -125,6 +125,34 @@ pub(crate) fn kept(
     }
 }
 
+/// Returns the final snapshot that a target goes back to, when it was written to since and that is given up; `None` when
+/// there is nothing to give up.
+///
+/// The caller vouches for the target, and that nobody wants what was written.
+pub(crate) fn given_up(
+    source: &Volume,
+    target: &Volume,
+    claim: &Claim,
+) -> Result<Option<String>, Refusal> {
+    let Some((_, there)) = sealed(source, target, claim) else {
+        return Ok(None);
+    };
+    let newer: Vec<&Snapshot> = target
+        .snapshots
+        .iter()
+        .filter(|snapshot| snapshot.created > there.created)
+        .collect();
+    if !newer.is_empty() {
+        // Not even then: a snapshot is something that somebody wanted to keep.
+        return Err(Refusal::Newer {
+            target: target.dataset.clone(),
+            common: told(there),
+            evidence: list(&newer),
+        });
+    }
+    Ok((target.written > 0).then(|| there.name.clone()))
+}
+
 /// Decides. `failed` are streams that turned out to be impossible since both sides were first looked at.
 pub(crate) fn decide(
     source: &Volume,

@@ -199,6 +199,27 @@ impl Engine for ZfsEngine {
         pass::carry(self, pair, pass, tell).await
     }
 
+    async fn take_back(&self, pair: &Pair) -> Result<(), TransferError> {
+        const OPERATION: &str = "giving up what the target holds";
+        let claim = claim(pair);
+        let Some(target) = look_closely(pair, Side::Target, OPERATION, None).await? else {
+            return Ok(());
+        };
+        let source = look(&[pair], Side::Source, OPERATION).await?;
+        let Some(source) = source.into_iter().next().flatten() else {
+            return Ok(());
+        };
+        if !decide::is_target(&target, &claim) {
+            return Ok(());
+        }
+        let to = decide::given_up(&source, &target, &claim)
+            .map_err(|refused| refusal(pair, OPERATION, &refused))?;
+        match to {
+            Some(to) => keep::back(pair, OPERATION, &target, &to, &[]).await,
+            None => Ok(()),
+        }
+    }
+
     /// Leaves the newest common snapshot on both sides, held and marked; the target is a volume as any other then.
     ///
     /// With snapshots of the guest's own nothing of ours is left: Proxmox VE rolls a volume back only to its newest

@@ -78,6 +78,37 @@ fn check(source: &str, target: &str, expect: Expect) {
 }
 
 #[test]
+fn only_what_came_after_the_final_pass_is_given_up() {
+    let check = |source: &str, target: &str, expect: &str| {
+        let (source, target) = (volume("a/v", source), volume("b/v", target));
+        let given_up = match given_up(&source, &target, &claim(false)) {
+            Ok(to) => format!("{to:?}"),
+            Err(refusal) => format!("refused: {refusal}"),
+        };
+        assert_eq!(given_up, expect, "{}", target.dataset);
+    };
+    check(
+        "1! 2!f",
+        "mark 1! 2!f written=8192",
+        "Some(\"proxmove-5-6-2-final\")",
+    );
+    check("1! 2!f", "mark 1! 2!f", "None");
+    // The source runs again already: what it wrote is not asked for here.
+    check(
+        "2!f written=4096",
+        "mark 2!f written=1",
+        "Some(\"proxmove-5-6-2-final\")",
+    );
+    // Before the final pass nothing is given up by this.
+    check("1!", "mark 1! written=8192", "None");
+    check(
+        "1! 2!f",
+        "mark 2!f 3 written=8192",
+        "refused: b/v has snapshots that are newer than the newest common one, proxmove-5-6-2-final (guid 2): s3 (guid 3)",
+    );
+}
+
+#[test]
 fn what_is_sent() {
     check(
         "9",
