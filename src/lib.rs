@@ -25,6 +25,9 @@ pub mod sim;
 pub mod transfer;
 pub mod units;
 
+#[cfg(test)]
+#[path = "../tests/support/mutations.rs"]
+mod mutations;
 /// What a test could not do here; shared with the tests outside.
 #[cfg(test)]
 #[path = "../tests/support/not_run.rs"]

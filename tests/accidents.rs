@@ -24,6 +24,8 @@ mod reading;
 mod sshd;
 #[path = "support/stage.rs"]
 mod stage;
+#[path = "accidents/stock.rs"]
+mod stock;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

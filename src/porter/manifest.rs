@@ -385,3 +385,35 @@ fn lock(file: &File, path: &Path, patience: Duration) -> Result<(), PorterError>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole() -> Vec<u8> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x.manifest");
+        let manifest =
+            Manifest::create_locked(&path, Path::new("/srv/x.raw"), Layout::File).expect("made");
+        manifest
+            .write(0, 3, Fingerprint::of(b"some"))
+            .expect("written");
+        std::fs::read(&path).expect("read")
+    }
+
+    proptest! {
+        #[test]
+        fn fuzz_manifests(bytes in crate::mutations::bytes(vec![whole()])) {
+            let mut file = tempfile::NamedTempFile::new().expect("a file");
+            io::Write::write_all(&mut file, &bytes).expect("written");
+            if let Ok(Some(manifest)) = Manifest::open(file.path()) {
+                let chunks = manifest.chunks().expect("a number");
+                prop_assert!(chunks <= bytes.len() as u64);
+                manifest.scan(chunks, |_, _| Ok(())).expect("read to its end");
+                let _ = (manifest.read(0, 5), manifest.broken_off_by_a_crash());
+            }
+        }
+    }
+}

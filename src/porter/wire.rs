@@ -505,6 +505,54 @@ mod tests {
         assert!(error.to_string().contains("Welcome to node1"), "{error}");
     }
 
+    /// Returns what porters say, several frames each: what they have, what they ask, chunks, patches, the end.
+    fn streams() -> Vec<Vec<u8>> {
+        let zero = Fingerprint::ZERO;
+        let some = Fingerprint::of(b"some");
+        let bytes = vec![7; 300];
+        let packed = zstd::bulk::compress(&bytes, 1).expect("compresses");
+        let chunks = [
+            chunk(3, &Fingerprint::of(&bytes), &bytes),
+            packed_chunk(4, &Fingerprint::of(&bytes), &packed),
+        ];
+        let hello = Frame::Hello {
+            layout: Layout::Guest,
+            purpose: Purpose::FinalFull,
+            size: 1 << 40,
+        };
+        let end = Frame::End {
+            size: 1 << 40,
+            digest: [3; 32],
+            state: b"{\"size\":5}".to_vec(),
+        };
+        let frames = [
+            vec![
+                hello,
+                Frame::Alive,
+                Frame::Zero { first: 2, count: 9 },
+                Frame::Ask { index: 1 },
+            ],
+            vec![
+                Frame::Have(vec![some, zero, some]),
+                Frame::HaveRun {
+                    count: 70,
+                    fingerprint: zero,
+                },
+                Frame::HaveEnd,
+                Frame::Heard { count: 9 },
+            ],
+            vec![end, Frame::Fail(b"{\"kind\":\"gone\"}".to_vec())],
+            vec![Frame::Done {
+                digest: [1; 32],
+                repaired: 4,
+            }],
+        ];
+        let joined = frames
+            .iter()
+            .map(|frames| frames.iter().flat_map(encode).collect());
+        joined.chain([chunks.concat()]).collect()
+    }
+
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
@@ -512,6 +560,15 @@ mod tests {
             let _ = read_preface(&mut input);
             let mut input = bytes.as_slice();
             while let Ok(Some(_)) = read_frame(&mut input) {}
+        }
+
+        #[test]
+        fn fuzz_frames(stream in crate::mutations::bytes(streams())) {
+            let mut input = stream.as_slice();
+            while let Ok(Some(frame)) = read_frame(&mut input) {
+                let again = encode(&frame);
+                prop_assert_eq!(read_frame(&mut again.as_slice()).ok().flatten(), Some(frame));
+            }
         }
 
         #[test]

@@ -170,12 +170,17 @@ impl Drive {
 
 impl fmt::Display for Drive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            DriveSource::Nothing => f.write_str("none")?,
-            DriveSource::PhysicalCdrom => f.write_str("cdrom")?,
-            DriveSource::Volume(volid) => volid.fmt(f)?,
-            DriveSource::Path(path) => f.write_str(path)?,
+        let source = match &self.source {
+            DriveSource::Nothing => "none".to_owned(),
+            DriveSource::PhysicalCdrom => "cdrom".to_owned(),
+            DriveSource::Volume(volid) => volid.to_string(),
+            DriveSource::Path(path) => path.clone(),
+        };
+        // Bare, what stands before the sign would be taken for a key.
+        if source.contains('=') {
+            f.write_str("file=")?;
         }
+        f.write_str(&source)?;
         if !self.properties.parts.is_empty() {
             write!(f, ",{}", self.properties)?;
         }

@@ -240,6 +240,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn fuzz_messages_of_a_direct_sender(bytes in crate::mutations::bytes(vec![
+            [message(7, b"request"), message(8, b"")].concat(),
+            message(SETUP, b"proxmove-target ssh-ed25519 AAAA\n"),
+        ])) {
+            let mut rest = bytes.as_slice();
+            while let Some((number, body, length)) = next_message(rest) {
+                proptest::prop_assert_eq!(&message(number, &body), &rest[..length]);
+                rest = &rest[length..];
+            }
+            let _ = host_keys(&String::from_utf8_lossy(&bytes));
+        }
+    }
+
     #[tokio::test]
     async fn stillness_ends_a_carry_and_movement_does_not() {
         let patience = Duration::from_millis(600);

@@ -224,6 +224,17 @@ fn zfs(listed: &str) -> Option<Vec<Leftover>> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn fuzz_lists_of_leftovers(text in crate::mutations::text(&[
+            "file no 12 99 /srv/temp/proxmove-100-126-scsi0.manifest\nfile yes 5000 3 /tmp/proxmove-porter-0a1b2c3d4e5f6071\nend\n",
+            "now 1700000000\ntank/v@proxmove-1-2-x\ttype\tsnapshot\t-\ntank/v@proxmove-1-2-x\tused\t8192\t-\n\
+             tank/v@proxmove-1-2-x\tcreation\t1699999999\t-\ntank/v@proxmove-1-2-x\tproxmove:move\t1-2\tlocal\nend\n",
+        ])) {
+            let _ = (files(&text), zfs(&text));
+        }
+    }
+
     fn told(found: Option<Vec<Leftover>>) -> Vec<String> {
         let found = found.expect("a whole answer").into_iter();
         found

@@ -227,6 +227,32 @@ mod tests {
         assert_eq!(told.errors[0].0, Side::Target);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn fuzz_what_porters_say(bytes in crate::mutations::bytes(vec![
+            b"motd\n{\"progress\":{\"scanned\":5,\"total\":9,\"carried\":1,\"wire\":2}}\n{\"check\":{\"done\":5}}\n".to_vec(),
+            b"{\"done\":{\"counts\":{\"scanned\":5,\"total\":9,\"carried\":1,\"wire\":2},\"digest\":\"ab\",\"repaired\":3}}\n".to_vec(),
+            b"{\"repaired\":{\"offset\":65536}}\n{\"error\":{\"kind\":\"file\",\"text\":\"x\",\"path\":\"/a\",\"offset\":7,\"peer\":true}}\n".to_vec(),
+        ]), cut in 0usize..200) {
+            let mut told = Told::new(Side::Source);
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            told.take(first, &|_| {});
+            told.take(second, &|_| {});
+            told.end();
+            let about = About {
+                operation: "x",
+                drive: "scsi0".parse().expect("a drive"),
+                source: "a",
+                target: "b",
+                direct: true,
+            };
+            if let Some((side, report)) = most_telling(&told.errors) {
+                let _ = about.error(*side, report).to_string();
+            }
+            proptest::prop_assert!(told.words.len() <= WORDS);
+        }
+    }
+
     #[test]
     fn the_same_progress_again_is_no_move() {
         let mut told = Told::new(Side::Target);

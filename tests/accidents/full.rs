@@ -170,7 +170,7 @@ fn last_words(image: &Path) {
             "-f",
             if raw { "raw" } else { "qcow2" },
             "-c",
-            "write -P 0x5a 40M 2M",
+            "write -P 0x5a 40M 12M",
         ])
         .arg(image)
         .stdout(Stdio::null())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use proxmove::plan::mark::Mark;
 use proxmove::sim::host::Server;
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
@@ -134,6 +135,13 @@ fn target_host(connected: bool) {
     }
 }
 
+/// Returns when whoever moves the guest gave a sign last, in seconds since 1970.
+fn newest_sign(stage: &Stage) -> Option<i64> {
+    let target = stage.vmid("banana", "vm0--CREATING")?;
+    let notes = stage::config(stage, "banana", target).remove("description")?;
+    Some(Mark::parse(&notes)?.claim?.seen.as_second())
+}
+
 async fn one() -> Stage {
     let specs = vec![guest(
         600,
@@ -161,8 +169,24 @@ async fn packets_between_the_hosts_are_lost_in_the_middle() {
     await_porter(&stage, &mut running, "receive", Duration::from_secs(1));
     let began = Instant::now();
     between_hosts(false);
+    let mut signs = Vec::new();
+    while !running.is_over() {
+        signs.extend(newest_sign(&stage));
+        std::thread::sleep(Duration::from_millis(500));
+    }
     let ended = running.wait().expect(5);
     eprintln!("noticed after {:.0} s", began.elapsed().as_secs_f64());
+    // Meanwhile it gave signs that it is alive, one a minute; afterwards the move is nobody's.
+    signs.dedup();
+    let first = signs.first().copied().unwrap_or_default();
+    let after: Vec<i64> = signs.iter().map(|sign| sign - first).collect();
+    eprintln!("signs after {after:?} s");
+    let gaps: Vec<i64> = after.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(
+        gaps.len() > 1 && gaps.iter().all(|gap| (55..120).contains(gap)),
+        "{after:?}"
+    );
+    assert_eq!(newest_sign(&stage), None);
     let (error, state, next) = said(&ended);
     assert!(error.contains("scsi0"), "{error}");
     assert!(

@@ -93,7 +93,12 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Mounts an empty one of so many bytes.
     pub fn mount(path: &Path, size: u64) -> SmallDisk {
-        let options = format!("size={size},mode=755");
+        SmallDisk::mount_as(path, size, "exec")
+    }
+
+    /// Mounts an empty one with another option, such as `noexec`.
+    pub fn mount_as(path: &Path, size: u64, option: &str) -> SmallDisk {
+        let options = format!("size={size},mode=755,{option}");
         let place = path.to_str().unwrap();
         must("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", place]);
         SmallDisk {

@@ -325,6 +325,26 @@ mod tests {
         assert!(!found.identities_configured && found.jumps.is_empty());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn fuzz_ssh_configuration(config in crate::mutations::text(&[
+            "Host n1 *.lab !x\n HostName %h.example\n User root\n Port 2222\n IdentityFile ~/.ssh/pve\n IdentitiesOnly yes\n",
+            "Match all\n User root\nMatch exec \"test -f x\"\n Port 3\nHost n1\n UserKnownHostsFile /a \"/b c\"\n HostKeyAlias Node1\n",
+            "Host=n1\n\tProxyJump j1,root@[::1]:23,ssh://me@j3:4\n ProxyCommand none\n Ciphers +aes256-gcm@openssh.com\n",
+            "Include conf.d/*\nServerAliveInterval 15\nCompression no\nConnectTimeout 5\nBindAddress ::\nLocalForward 1 a:2\n",
+        ]), host in crate::mutations::text(&["root@n1:22", "n1", "me@[fe80::1]:23"])) {
+            if let Some(address) = hop_address(&host) {
+                let mut environment = SshEnvironment::below("/home/me", "me");
+                let file = tempfile::NamedTempFile::new().expect("a file");
+                std::fs::write(file.path(), &config).expect("written");
+                environment.ssh_config = vec![file.path().to_owned()];
+                if let Ok(found) = resolve(&address, &environment) {
+                    let _ = found.address();
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_honoured_is_said() {
         let error = resolved("Host n1\n Port twenty\n", "n1").expect_err("refused");

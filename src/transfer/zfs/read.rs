@@ -309,6 +309,15 @@ mod tests {
         }
 
         #[test]
+        fn fuzz_what_zfs_prints(text in crate::mutations::text(&[PRINTED, "size\t1234567\n", "received 5 bytes"])) {
+            read_volumes(&text, &["tank/v", "tank/v2", ""]);
+            read_size(&text);
+            read_told(&text);
+            read_holds(&text);
+            (only_missing(&text), still_receiving(&text));
+        }
+
+        #[test]
         fn anything_at_all_is_read(text in any::<String>()) {
             read_volumes(&text, &["tank/v", "", "ü"]);
             read_size(&text);

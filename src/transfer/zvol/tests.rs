@@ -142,3 +142,15 @@ fn what_zfs_says_when_it_refuses() {
     assert!(is_full("cannot create snapshot 'tank/x@y': out of space\n"));
     assert!(!is_missing("cannot open 'tank/x': permission denied\n"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn fuzz_what_is_said_of_zvols(text in crate::mutations::text(&[
+        "type\tvolume\t-\nguid\t77\t-\nvolsize\t34359738368\tlocal\nrefreservation\tnone\tdefault\nreferenced\t8192\t-\n\
+         proxmove:move\t1-2-scsi0\tlocal\n",
+        "guid\t5\t-\nproxmove:digest\t0a1b\tlocal\nproxmove:move\t1-2-scsi0\tinherited from tank\nwritten@proxmove-p-seal\t0\t-\n",
+    ])) {
+        let _ = (seen(&text), seen_seal(&text), seen_written(&text, "tank/x@proxmove-p-seal"));
+        let _ = (is_missing(&text), is_taken(&text), is_full(&text), is_busy(&text));
+    }
+}

@@ -118,4 +118,24 @@ proptest::proptest! {
         let _ = known.judge(&blob);
         let _ = (known.types().len(), line("h", &blob), fingerprint(&blob));
     }
+
+    #[test]
+    fn fuzz_known_hosts(text in crate::mutations::text(&[
+        "h ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJNSzQ+vhZJLmwV4GcQkGVVKvI5cCg5fYKgqF3dP5aM1 me\n# a comment\n",
+        "@revoked *.lan,!h,[h]:23 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJNSzQ+vhZJLmwV4GcQkGVVKvI5cCg5fYKgqF3dP5aM1\n",
+        "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ==\n",
+        "@cert-authority h? ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJNSzQ+vhZJLmwV4GcQkGVVKvI5cCg5fYKgqF3dP5aM1\n",
+    ]), name in crate::mutations::text(&["h", "[h]:23", "fe80::1"])) {
+        let mut known = KnownHost::default();
+        known.add(&text, Path::new("kh"), &name);
+        for entry in known.entries.clone() {
+            // What is read is found again by what is written.
+            if entry.mark == Mark::Key && !name.contains(['*', '?', '!', ',', '|', '#', '@']) && !name.contains(char::is_whitespace) {
+                let mut again = KnownHost::default();
+                again.add(&line(&name, &entry.blob), Path::new("kh"), &name);
+                proptest::prop_assert!(again.judge(&entry.blob) == Verdict::Known || name.is_empty());
+            }
+            let _ = known.judge(&entry.blob);
+        }
+    }
 }
