@@ -32,8 +32,10 @@ fn with_agent(vmid: u32, name: &str) -> GuestSpec {
         disk("scsi1", "qcow2", 16 * MIB),
     ];
     let mut spec = guest(vmid, name, disks, 64 * 1024);
-    spec.config
-        .insert("agent".to_owned(), "enabled=1,fstrim_cloned_disks=1".to_owned());
+    spec.config.insert(
+        "agent".to_owned(),
+        "enabled=1,fstrim_cloned_disks=1".to_owned(),
+    );
     spec
 }
 
@@ -171,7 +173,14 @@ async fn without_being_asked_to_return_everything_stays_and_the_failure_says_wha
     // With it, it is: switched off there, the source back, and nothing left.
     let ended = run(
         &stage,
-        &["abort", "--json", "--discard-target", "apple", "banana", "db1"],
+        &[
+            "abort",
+            "--json",
+            "--discard-target",
+            "apple",
+            "banana",
+            "db1",
+        ],
     )
     .expect(0);
     assert_eq!(ended.told("move-aborted").len(), 1);
@@ -211,9 +220,7 @@ async fn a_guest_is_returned_and_the_next_try_carries_only_the_difference() {
         assert_eq!(kept["name"], "web1--CREATING");
         assert!(!kept["description"].contains("returning"), "{kept:?}");
         // What it wrote there is there.
-        let wrote = stage
-            .check(("banana", TARGET), ("banana", TARGET))
-            .unwrap();
+        let wrote = stage.check(("banana", TARGET), ("banana", TARGET)).unwrap();
         assert!(wrote.found > 0, "{wrote}");
 
         // It is repaired, and tried again.
@@ -233,17 +240,12 @@ async fn a_guest_is_returned_and_the_next_try_carries_only_the_difference() {
         assert_eq!(target, TARGET);
         let proof = proved(&stage, ("apple", 565), ("banana", TARGET));
         // Byte for byte, so nothing of the failed boot is left, and everything of the source is there.
-        let (source, now) = (
-            images(&stage, APPLE, 565),
-            images(&stage, BANANA, TARGET),
-        );
+        let (source, now) = (images(&stage, APPLE, 565), images(&stage, BANANA, TARGET));
         assert_eq!(source.len(), 2);
         for (name, bytes) in &source {
             assert!(now[name] == *bytes, "{verify}: {name} differs");
         }
-        let gone = stage
-            .check(("banana", TARGET), ("banana", TARGET))
-            .unwrap();
+        let gone = stage.check(("banana", TARGET), ("banana", TARGET)).unwrap();
         assert_eq!(gone.found, 0, "{gone}");
         let all: usize = source.values().map(Vec::len).sum();
         eprintln!(
@@ -394,9 +396,9 @@ fn watch(stage: &Stage, violated: &Arc<AtomicBool>) {
                 let world = world.lock().unwrap();
                 let banana = world.clusters.iter().find(|known| known.alias == "banana");
                 let guest = banana.and_then(|banana| banana.guests.get(&TARGET));
-                if guest.is_some_and(|guest| {
-                    guest.run.is_some() || guest.name() != "web1--CREATING"
-                }) {
+                if guest
+                    .is_some_and(|guest| guest.run.is_some() || guest.name() != "web1--CREATING")
+                {
                     violated.store(true, Ordering::SeqCst);
                 }
             })),

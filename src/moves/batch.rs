@@ -428,6 +428,7 @@ impl Batch<'_> {
             volumes,
             kept: plan.back.as_ref().map(|back| back.kept.clone()),
             returning: false,
+            ha: None,
             order: Some(Order::of(request)),
             claim: Some(Claim::new(claimant, now)),
         }
@@ -477,7 +478,7 @@ fn locked(decision: &Decision) -> Vec<String> {
     for verdict in decision.all_verdicts() {
         match (verdict.severity, verdict.code) {
             (Severity::Warn, _) => {}
-            (Severity::Refuse, "guest-locked") => locked.push(format!(
+            (Severity::Refuse, "guest-locked" | "replication-running") => locked.push(format!(
                 "{}: {}",
                 verdict.guest.as_deref().unwrap_or_default(),
                 verdict.reason

@@ -39,9 +39,9 @@ pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) ->
             "wait for it (proxmove status {target} shows its signs), or run the same command with --take-over if nobody works \
              on it any more"
         ),
-        MoveError::TakenOver { .. } => format!(
-            "leave it to them; proxmove status {target} shows how far it is"
-        ),
+        MoveError::TakenOver { .. } => {
+            format!("leave it to them; proxmove status {target} shows how far it is")
+        }
         MoveError::NoWayBack { remedy, .. } => remedy.clone(),
         MoveError::Returned { .. } => format!(
             "find out why, correct {name} or {name}{CREATING} ({}), and run the same command again, which carries only what \

@@ -15,11 +15,13 @@ pub mod check;
 pub mod claim;
 pub mod cleanup;
 mod failure;
+mod ha;
 pub mod hosts;
 pub mod interrupt;
 mod observe;
 mod perform;
 mod precopy;
+mod replication;
 pub mod resume;
 mod returning;
 mod sections;
@@ -210,6 +212,20 @@ pub enum MoveError {
         #[source]
         why: Option<Box<MoveError>>,
     },
+    /// A replication of the source does not come to its end.
+    #[error("the replication {jobs} of {guest} has been copying for longer than it was waited for")]
+    Replicating {
+        /// The guest.
+        guest: String,
+        /// The jobs.
+        jobs: String,
+    },
+    /// HA still acts on the source.
+    #[error("HA does not let go of {guest}: its manager still has it on its list")]
+    HaDoesNotLetGo {
+        /// The guest.
+        guest: String,
+    },
     /// The operator interrupted.
     #[error("interrupted during {step} of {guest}")]
     Interrupted {
@@ -360,9 +376,13 @@ impl Mover {
             if rung == Rung::Started && account.up.is_none() {
                 self.check_boot(job, request, account).await?;
             }
+            if step == Step::Tidy {
+                self.recreate_ha(job, request).await?;
+            }
             self.perform(step, job, request, account).await?;
         }
-        let summary = self.summary(job, account, began);
+        let mut summary = self.summary(job, account, began);
+        summary.left.extend(self.ha_left(job, request).await);
         self.reporter.tell(&Event::MoveDone(summary.clone()));
         Ok(summary)
     }
@@ -385,6 +405,14 @@ impl Mover {
             plan.source_cluster,
             plan.source.vmid
         )];
+        if !plan.replication.is_empty() {
+            left.push(format!(
+                "replication {} goes on with it, until it is removed on {}: pvesr delete {}",
+                plan.replication.join(", "),
+                plan.source_cluster,
+                plan.replication.join(" && pvesr delete ")
+            ));
+        }
         if plan
             .drives
             .iter()

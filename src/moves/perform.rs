@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::claim::is_late;
 use super::observe::missing_drives;
+use super::precopy::QUIET;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
 use crate::plan::back::judge;
@@ -63,8 +64,14 @@ impl Mover {
             }
             Step::Precopy => self.precopy(job, request, account).await,
             Step::StopSource => {
+                if self.await_replication(job).await? >= QUIET {
+                    // So long a wait has made the delta large again; nothing was stopped yet.
+                    account.settled = false;
+                    return Ok(());
+                }
                 // One that was taken since the last round would be left behind.
                 self.same_snapshots(job).await?;
+                self.suspend_ha(job, request).await?;
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
                 self.interrupt.set_down(true);
@@ -74,6 +81,8 @@ impl Mover {
                     .map_err(job.api(step))
             }
             Step::MarkSource => {
+                // One that did not run is HA's as well.
+                self.suspend_ha(job, request).await?;
                 say(format!(
                     "renaming the source to {name}{CLONING}, onboot off"
                 ));

@@ -203,6 +203,10 @@ impl<'a> Deciding<'a> {
                 .extend(check::former::unused(name, request, self.target));
         }
         draft.verdicts.extend(check::state::all(name, guest));
+        let (wish, release) = (request.ha, self.target.release);
+        draft
+            .verdicts
+            .extend(super::ha::judge(name, guest, wish, release));
         draft.verdicts.extend(check::devices::all(name, guest));
         let place = match began {
             Some(began) => began.target.clone(),
@@ -280,6 +284,7 @@ impl<'a> Deciding<'a> {
             storages: &draft.storages,
             pool: pool.as_ref(),
             start: draft.start,
+            joins_ha: request.ha == super::ha::HaWish::Recreate && guest.ha_state.is_some(),
             asks_agent: draft.start
                 && request.boot_check.is_some()
                 && super::boot::has_agent(guest.detail.config.value("agent")),
@@ -302,6 +307,7 @@ impl<'a> Deciding<'a> {
             pool,
             back,
             drives: draft.drives,
+            replication: guest.replication.iter().map(|job| job.id.clone()).collect(),
             snapshots,
             changes: draft.changes,
             verdicts: draft.verdicts,
@@ -316,7 +322,7 @@ impl<'a> Deciding<'a> {
         verdicts: &mut Vec<Verdict>,
     ) {
         let (source, target) = (self.source, self.target);
-        let missing = rights::missing_on_source(source, guest);
+        let missing = rights::missing_on_source(source, guest, self.request.ha);
         verdicts.extend(check::rights::missing(
             name,
             source.alias.as_str(),

@@ -107,12 +107,7 @@ mod tests {
     use NameMark::{Cloning, Creating, Migrated, Plain};
     use Power::{Running, Stopped};
 
-    fn seen(
-        source: (NameMark, Power),
-        target: (NameMark, Power),
-        data: Data,
-        start: bool,
-    ) -> Next {
+    fn seen(source: (NameMark, Power), target: (NameMark, Power), data: Data, start: bool) -> Next {
         let seen = |(name, power)| Some(Seen { name, power });
         next(
             &Facts {

@@ -2,8 +2,8 @@
 
 use super::{Call, Refusal, Reply};
 use super::{
-    access, agent, cluster, configure, containers, create, destroy, guests, ha, migrate, nodes, pools,
-    power, preconditions, snapshots, storage, tasks,
+    access, agent, cluster, configure, containers, create, destroy, guests, ha, migrate, nodes,
+    pools, power, preconditions, snapshots, storage, tasks,
 };
 
 type Handler = fn(&mut Call<'_>) -> Reply;
@@ -34,9 +34,12 @@ fn find(method: &str, path: &str) -> Option<Handler> {
         ("GET", "/cluster/nextid") => cluster::next_id,
         ("GET", "/cluster/options") => cluster::options,
         ("GET", "/cluster/replication") => cluster::replication,
+        ("GET", "/nodes/{node}/replication") => cluster::replication_states,
         ("GET", "/cluster/ha/resources") => ha::resources,
         ("GET", "/cluster/ha/resources/{sid}") => ha::show,
         ("PUT", "/cluster/ha/resources/{sid}") => ha::change,
+        ("POST", "/cluster/ha/resources") => ha::create,
+        ("DELETE", "/cluster/ha/resources/{sid}") => ha::remove,
         ("POST", "/cluster/ha/resources/{sid}/migrate") => ha::migrate,
         ("POST", "/cluster/ha/resources/{sid}/relocate") => ha::relocate,
         ("GET", "/cluster/ha/groups") => ha::groups,
