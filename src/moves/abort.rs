@@ -95,7 +95,7 @@ impl Mover {
         if wanted.give_up {
             self.begin_return(job).await?;
         }
-        if self.is_returning(job).await? {
+        if job.is_returning() {
             self.return_within(job, wanted.start, wanted.patience)
                 .await?;
         }

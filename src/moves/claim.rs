@@ -116,6 +116,7 @@ impl Mover {
             let Some(mark) = Mark::parse(detail.description()) else {
                 return Ok(());
             };
+            job.note(&mark);
             let now = now(self.target.as_ref()).await;
             let told = match judge(mark.claim.as_ref(), &self.claimant, now, lives) {
                 Standing::Ours => return Ok(()),

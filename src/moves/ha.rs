@@ -86,6 +86,9 @@ impl Mover {
         job: &GuestMove,
         start: bool,
     ) -> Result<Option<String>, MoveError> {
+        if !job.is_from_ha() {
+            return Ok(None);
+        }
         let Some(before) = self.mark_now(job).await?.and_then(|mark| mark.ha) else {
             return Ok(None);
         };
@@ -104,10 +107,7 @@ impl Mover {
                 job.plan.name, job.plan.source_cluster, before.state
             ),
         );
-        // A target that HA had been given already is stopped, and its placeholder nothing for HA.
-        let there = HaSid::of(&job.plan.target);
-        let removed = self.target.remove_ha(there).await;
-        removed.map_err(job.api(RESTORE))?;
+        self.take_target_from_ha(job).await?;
         let given = put(self.source.as_ref(), sid, &before).await;
         given.map_err(job.api(RESTORE))?;
         self.change_mark(job, RESTORE, |mark| Mark {
@@ -118,17 +118,23 @@ impl Mover {
         Ok(None)
     }
 
-    /// Takes a target that is to be given up from HA, which would start it again.
+    /// Takes a target that is to be given up from HA, which would start it again. A former self was ignored before.
     pub(super) async fn take_target_from_ha(&self, job: &GuestMove) -> Result<(), MoveError> {
-        if self
-            .mark_now(job)
-            .await?
-            .is_none_or(|mark| mark.ha.is_none())
-        {
+        if !job.is_from_ha() {
             return Ok(());
         }
         let there = HaSid::of(&job.plan.target);
-        self.target.remove_ha(there).await.map_err(job.api(RESTORE))
+        let failed = || job.api(RESTORE);
+        let found = self.target.ha_resource(there).await.map_err(failed())?;
+        match found {
+            None => Ok(()),
+            Some(found) if found.state == IGNORED => Ok(()),
+            Some(_) if job.mark.kept.is_some() => {
+                let ignored = self.target.set_ha_state(there, IGNORED).await;
+                ignored.map_err(failed())
+            }
+            Some(_) => self.target.remove_ha(there).await.map_err(failed()),
+        }
     }
 
     /// Gives the target to HA with the wishes that the source had, and removes the source's resource, where that was asked
@@ -138,12 +144,12 @@ impl Mover {
         job: &GuestMove,
         request: &MoveRequest,
     ) -> Result<(), MoveError> {
+        if request.ha != HaWish::Recreate || !job.is_from_ha() {
+            return Ok(());
+        }
         let Some(before) = self.mark_now(job).await?.and_then(|mark| mark.ha) else {
             return Ok(());
         };
-        if request.ha != HaWish::Recreate {
-            return Ok(());
-        }
         let failed = || job.api(RECREATE);
         let place = &job.plan.target;
         let release = self.target.release().await.map_err(failed())?;
@@ -184,7 +190,7 @@ impl Mover {
 
     /// Returns what the operator has to do about HA when a move has ended well.
     pub(super) async fn ha_left(&self, job: &GuestMove, request: &MoveRequest) -> Option<String> {
-        if request.ha != HaWish::Suspend {
+        if request.ha != HaWish::Suspend && !job.is_from_ha() {
             return None;
         }
         let sid = HaSid::of(&job.plan.source);
@@ -223,10 +229,14 @@ impl Mover {
             };
             let changed = change(&mark);
             if changed == mark {
+                job.note(&mark);
                 return Ok(());
             }
             match claim::write(self.target.as_ref(), &detail, &changed).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    job.note(&changed);
+                    return Ok(());
+                }
                 Err(error) if is_late(&error) && attempt < claim::ATTEMPTS => {}
                 Err(error) => return Err(job.api(step)(error)),
             }

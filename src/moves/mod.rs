@@ -30,7 +30,7 @@ pub mod survey;
 pub mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
@@ -80,6 +80,10 @@ pub struct GuestMove {
     pub file: Option<NodeFile>,
     /// Whether the direct route turned out not to work, so that this run relays.
     relays: Arc<AtomicBool>,
+    /// Whether its mark says that it is being returned to its source.
+    returning: Arc<AtomicBool>,
+    /// Whether its mark says what HA had for the source.
+    from_ha: Arc<AtomicBool>,
     /// Whether somebody else was seen to have taken it over.
     lost: Arc<watch::Sender<bool>>,
 }
@@ -296,10 +300,8 @@ impl Mover {
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
         // The failed call may have had its effect; what the clusters show now is what counts.
-        let mut returning = false;
         if let Ok(facts) = self.look(job, Volumes::WhereTheyMatter).await {
             rung = derive(&facts);
-            returning = matches!(self.is_returning(job).await, Ok(true));
         }
         if !matches!(error, MoveError::Held { .. } | MoveError::TakenOver { .. }) {
             self.leave(job).await;
@@ -307,7 +309,7 @@ impl Mover {
         Stopped {
             error,
             rung,
-            returning,
+            returning: job.is_returning(),
         }
     }
 
@@ -318,7 +320,7 @@ impl Mover {
         request: &MoveRequest,
         rung: &mut Rung,
     ) -> Result<Summary, MoveError> {
-        if self.is_returning(job).await? && self.return_to_source(job).await? > 0 {
+        if job.is_returning() && self.return_to_source(job).await? > 0 {
             return Err(MoveError::Returned {
                 guest: job.plan.name.clone(),
                 why: None,
@@ -446,6 +448,8 @@ impl GuestMove {
             pairs,
             file: None,
             relays: Arc::default(),
+            returning: Arc::default(),
+            from_ha: Arc::default(),
             lost: Arc::new(watch::channel(false).0),
         }
     }
@@ -458,6 +462,8 @@ impl GuestMove {
             pairs: Vec::new(),
             file: None,
             relays: Arc::clone(&self.relays),
+            returning: Arc::clone(&self.returning),
+            from_ha: Arc::clone(&self.from_ha),
             lost: Arc::clone(&self.lost),
         }
     }
@@ -469,6 +475,20 @@ impl GuestMove {
             std::future::pending::<()>().await;
         }
         self.taken_over("somebody else")
+    }
+
+    /// Takes note of what the mark says just now.
+    fn note(&self, mark: &Mark) {
+        self.returning.store(mark.returning, Ordering::Relaxed);
+        self.from_ha.store(mark.ha.is_some(), Ordering::Relaxed);
+    }
+
+    fn is_returning(&self) -> bool {
+        self.returning.load(Ordering::Relaxed)
+    }
+
+    fn is_from_ha(&self) -> bool {
+        self.from_ha.load(Ordering::Relaxed)
     }
 
     fn taken_over(&self, by: &str) -> MoveError {

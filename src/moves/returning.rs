@@ -22,12 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 const STEP: &str = "return";
 
 impl Mover {
-    /// Says whether the placeholder's notes say that the guest is being returned.
-    pub(super) async fn is_returning(&self, job: &GuestMove) -> Result<bool, MoveError> {
-        let mark = self.mark_now(job).await?;
-        Ok(mark.is_some_and(|mark| mark.returning))
-    }
-
     /// Returns to the source after a start or a check that failed, where that was asked for; else gives the error back.
     pub(super) async fn unless_returned(
         &self,
