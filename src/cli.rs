@@ -21,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::plan::MoveRequest;
+use crate::plan::ha::HaWish;
 use crate::plan::returning::OnFailure;
 use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
@@ -448,6 +449,7 @@ fn request(
         stop_timeout: arguments::DEFAULT_STOP_TIMEOUT,
         boot_check: None,
         on_failure: OnFailure::Keep,
+        ha: HaWish::Refuse,
         route: match tuning.route {
             RouteArg::Auto => None,
             RouteArg::Direct => Some(Route::Direct),

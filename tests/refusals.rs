@@ -207,7 +207,7 @@ async fn a_dry_run_prints_the_whole_plan_and_writes_nothing() {
 
         Estimates assume 976.6 KiB/s between the hosts, 500.0 MiB/s from disk and all of it read on both sides after the stop, 1 % changed between the last pre-copy and the stop, 20s to shut down.
 
-        Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.
+        Not carried: firewall rules, ACLs, backup jobs and replication settings; HA settings only with --ha recreate.
 
         Warnings:
           web1: a network card has firewall=1; the guest's own firewall rules are not carried [firewall-rules]

@@ -1,4 +1,4 @@
-//! What is to happen after the start on the target: `--boot-check` and `--on-failure`.
+//! What is to happen after the start on the target: `--boot-check` and `--on-failure`; and to HA: `--ha`.
 //!
 //! Declarations, and what they become. Read next: `../plan/returning.rs`.
 
@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::arguments::time;
 use crate::plan::MoveRequest;
+use crate::plan::ha::HaWish;
 use crate::plan::returning::OnFailure;
 
 /// Of a move, and of a way back.
@@ -21,6 +22,10 @@ pub(super) struct Afterwards {
     /// source and start that; what was copied is kept for another try
     #[arg(long, value_enum, default_value_t, help_heading = "After the start")]
     on_failure: OnFailureArg,
+    /// What becomes of a VM that HA manages: it is refused; HA ignores it from before its stop on (suspend); or it is also
+    /// given to HA on the destination when it runs there, and removed from HA here (recreate)
+    #[arg(long, value_enum, default_value_t, help_heading = "High availability")]
+    ha: HaArg,
 }
 
 /// Of a move that began earlier.
@@ -43,6 +48,17 @@ enum OnFailureArg {
     Return,
 }
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum HaArg {
+    // As long as HA manages it.
+    #[default]
+    Refuse,
+    // HA ignores the source.
+    Suspend,
+    // HA manages the target.
+    Recreate,
+}
+
 impl From<OnFailureArg> for OnFailure {
     fn from(wish: OnFailureArg) -> OnFailure {
         match wish {
@@ -57,6 +73,11 @@ impl Afterwards {
     pub(super) fn put(self, request: &mut MoveRequest) {
         request.boot_check = self.boot_check.filter(|time| !time.is_zero());
         request.on_failure = self.on_failure.into();
+        request.ha = match self.ha {
+            HaArg::Refuse => HaWish::Refuse,
+            HaArg::Suspend => HaWish::Suspend,
+            HaArg::Recreate => HaWish::Recreate,
+        };
     }
 }
 

@@ -13,7 +13,7 @@ use super::task::Upid;
 use super::wire::{self, guest as guests, inventory, node as nodes};
 use super::{Api, ApiError, ConfigChange, Tell};
 use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, GuestSummary, Vitals};
-use crate::pve::ha::{HaResource, HaRule};
+use crate::pve::ha::{HaResource, HaRule, HaSettings, HaSid};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
@@ -102,6 +102,17 @@ impl Api for HttpApi {
     async fn replication_jobs(&self) -> Result<Vec<ReplicationJob>, ApiError> {
         self.fetch("/cluster/replication", &[], inventory::replication_jobs)
             .await
+    }
+
+    async fn replicating(&self, place: &GuestRef) -> Result<Vec<String>, ApiError> {
+        let (path, vmid) = (
+            format!("/nodes/{}/replication", place.node),
+            place.vmid.to_string(),
+        );
+        self.fetch(&path, &[("guest", &vmid)], |value| {
+            inventory::replicating(value, place.vmid)
+        })
+        .await
     }
 
     async fn pools(&self) -> Result<Vec<PoolId>, ApiError> {
@@ -221,6 +232,26 @@ impl Api for HttpApi {
 
     async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError> {
         self.read_ha_rules().await
+    }
+
+    async fn ha_resource(&self, sid: HaSid) -> Result<Option<HaSettings>, ApiError> {
+        self.read_ha_resource(sid).await
+    }
+
+    async fn ha_acts_on(&self, sid: HaSid) -> Result<bool, ApiError> {
+        self.read_ha_acts_on(sid).await
+    }
+
+    async fn set_ha_state(&self, sid: HaSid, state: &str) -> Result<(), ApiError> {
+        self.write_ha_state(sid, state).await
+    }
+
+    async fn create_ha(&self, sid: HaSid, settings: &HaSettings) -> Result<(), ApiError> {
+        self.create_ha_resource(sid, settings).await
+    }
+
+    async fn remove_ha(&self, sid: HaSid) -> Result<(), ApiError> {
+        self.delete_ha_resource(sid).await
     }
 
     async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {

@@ -7,7 +7,7 @@
 //! `observe.rs`, `act.rs`.
 
 use std::error::Error as StdError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::ApiError;
 use super::answer::{Answer, Asked, Effect};
+use super::places::Places;
 use super::session::{Proof, Session};
 use super::tls::{self, Trust};
 use crate::config::{ClusterConfig, Secret};
@@ -90,10 +91,8 @@ pub struct HttpApi {
     pub(super) config: ClusterConfig,
     pub(super) pace: Pace,
     verify: Verify,
-    /// All nodes that serve this API, as `host:port`.
-    addresses: Vec<String>,
-    /// The one that is asked.
-    asked_node: AtomicUsize,
+    /// The nodes that serve this API.
+    pub(super) places: Places,
     client: OnceCell<reqwest::Client>,
     pub(super) session: AsyncMutex<Option<Arc<Session>>>,
     pub(super) password: OnceCell<Secret>,
@@ -196,16 +195,8 @@ impl HttpApi {
     ///
     /// With `verify_tls` false (`--no-verify-ssl`) any certificate is good, unless one is pinned.
     pub fn connect(config: ClusterConfig, verify_tls: bool) -> HttpApi {
-        let address = |host: &str, port: u16| match host.contains(':') && !host.starts_with('[') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
-        let also = config.also.iter();
-        let also = also.map(|(host, port)| address(host, *port));
-        let first = address(&config.host, config.port);
         HttpApi {
-            addresses: std::iter::once(first).chain(also).collect(),
-            asked_node: AtomicUsize::new(0),
+            places: Places::of(&config),
             config,
             pace: Pace::default(),
             verify: if verify_tls { Verify::Yes } else { Verify::No },
@@ -368,26 +359,33 @@ impl HttpApi {
         let mut lost = self.pace.lost.iter();
         // Nodes that did not answer one after the other.
         let mut mute = 0;
+        let mut earlier = None;
         loop {
-            let node = self.asked_node.load(Ordering::Relaxed);
+            let node = self.places.asked();
             let pause = match self.exchange(request, session).await {
                 Ok(answer) if several && answer.is_proxy_failure() => match proxy.next() {
                     Some(pause) => pause,
                     None => return Ok(answer),
                 },
                 Ok(answer) => return Ok(answer),
-                Err(failure) => {
+                Err(mut failure) => {
+                    if self.is_distrusted(node, &failure.error) {
+                        // Nothing was sent, and what went wrong is rather what went wrong with those that are believed.
+                        failure.error = earlier.take().unwrap_or(failure.error);
+                        failure.sent = Sent::Nothing;
+                    }
                     // The next request goes to the next node, and so does this one where that is no repeat.
                     if failure.sent != Sent::Hopeless {
-                        self.ask_next_after(node);
+                        let all = self.places.ask_after(node, failure.sent == Sent::Nothing);
                         mute += 1;
                         let no_repeat = failure.sent == Sent::Nothing || several;
-                        if no_repeat && mute < self.addresses.len() {
+                        if no_repeat && mute < all {
                             log::debug!(
                                 "{}: {}; asking the next node",
                                 self.config.alias,
                                 failure.error
                             );
+                            earlier = Some(failure.error);
                             continue;
                         }
                         mute = 0;
@@ -418,16 +416,21 @@ impl HttpApi {
 
     /// Returns the node that is asked, as `host:port`.
     fn address(&self) -> &str {
-        let node = self.asked_node.load(Ordering::Relaxed) % self.addresses.len().max(1);
-        self.addresses.get(node).map_or("", String::as_str)
+        self.places.address()
     }
 
-    /// Asks the node behind this one from now on, unless another request has seen to that already.
-    fn ask_next_after(&self, node: usize) {
-        let next = (node + 1) % self.addresses.len().max(1);
-        let _ = self
-            .asked_node
-            .compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
+    /// Says whether an error is that a node which the cluster has told of does not show a certificate that holds; it is left
+    /// out from now on.
+    fn is_distrusted(&self, node: usize, error: &ApiError) -> bool {
+        let distrusted =
+            self.places.is_found(node) && matches!(error, ApiError::Certificate { .. });
+        if distrusted && self.places.distrust(node) {
+            log::warn!(
+                "{}: a node that the cluster tells of is not asked: {error}",
+                self.config.alias
+            );
+        }
+        distrusted
     }
 
     /// Sends one request and reads its answer.

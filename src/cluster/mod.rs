@@ -9,11 +9,13 @@ mod act;
 pub mod answer;
 mod api;
 mod change;
+mod ha;
 pub mod http;
 mod login;
 mod migrate;
 mod nodes;
 mod observe;
+mod places;
 pub mod session;
 pub mod task;
 pub mod tls;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, GuestSummary, Vitals};
-use crate::pve::ha::{HaResource, HaRule};
+use crate::pve::ha::{HaResource, HaRule, HaSettings, HaSid};
 use crate::pve::id::{ClusterAlias, NodeName, PoolId, StorageId, Vmid, Volid};
 use crate::pve::inventory::{
     ConfigSchema, Node, Permissions, Release, ReplicationJob, Storage, Volume,
@@ -223,6 +225,9 @@ pub trait Api: Send + Sync {
     /// Lists the replication jobs of the cluster.
     async fn replication_jobs(&self) -> Result<Vec<ReplicationJob>, ApiError>;
 
+    /// Lists those replication jobs of a guest that are copying just now, by their ids. Immediate.
+    async fn replicating(&self, place: &GuestRef) -> Result<Vec<String>, ApiError>;
+
     /// Lists the pools the user may see.
     async fn pools(&self) -> Result<Vec<PoolId>, ApiError>;
 
@@ -323,6 +328,22 @@ pub trait Api: Send + Sync {
 
     /// Lists the rules about where guests of HA may be: rules from release 9 on, groups before.
     async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError>;
+
+    /// Reads what HA is to do with a guest; `None` where HA does not know it. Immediate.
+    async fn ha_resource(&self, sid: HaSid) -> Result<Option<HaSettings>, ApiError>;
+
+    /// Says whether the HA manager acts on a guest; one that is to be ignored it forgets within seconds.
+    async fn ha_acts_on(&self, sid: HaSid) -> Result<bool, ApiError>;
+
+    /// Sets what HA is to do with a guest that it knows. A repeat is harmless.
+    async fn set_ha_state(&self, sid: HaSid, state: &str) -> Result<(), ApiError>;
+
+    /// Gives a guest to HA; one that it has already in that state is success.
+    async fn create_ha(&self, sid: HaSid, settings: &HaSettings) -> Result<(), ApiError>;
+
+    /// Takes a guest from HA, and on release 9 from its rules; one that HA does not know is success. The guest stays as it
+    /// is.
+    async fn remove_ha(&self, sid: HaSid) -> Result<(), ApiError>;
 
     /// Returns the nodes in maintenance, or for which it was asked; none where that is forbidden or unknown.
     async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError>;

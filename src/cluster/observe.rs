@@ -72,6 +72,14 @@ impl HttpApi {
             }
             status => status?,
         };
+        let learned = self.places.learn(&status);
+        if !learned.is_empty() {
+            log::debug!(
+                "{}: {} may be asked as well",
+                self.config.alias,
+                learned.join(", ")
+            );
+        }
         Ok(inventory::merge_nodes(status, listed?, &maintenance?))
     }
 

@@ -141,6 +141,7 @@ fn request() -> Result<MoveRequest, InvalidId> {
         stop_timeout: std::time::Duration::from_secs(60),
         boot_check: None,
         on_failure: crate::plan::returning::OnFailure::Keep,
+        ha: crate::plan::ha::HaWish::Refuse,
         route: None,
         verify: crate::transfer::Verify::Full,
         limit: None,

@@ -95,7 +95,7 @@ impl Mover {
         if wanted.give_up {
             self.begin_return(job).await?;
         }
-        if self.is_returning(job).await? {
+        if job.is_returning() {
             self.return_within(job, wanted.start, wanted.patience)
                 .await?;
         }
@@ -139,7 +139,13 @@ impl Mover {
         let facts = self.look_back(job, walk).await?;
         let left = source_left(&derive(&facts), job.mark.running);
         self.interrupt.set_down(left == SourceLeft::Down);
-        let step = match back(&facts, walk.before) {
+        let next = back(&facts, walk.before);
+        if matches!(next, Back::Done | Back::Step(StepBack::Discard)) {
+            // The source is back under its name, and the mark, which says what HA had, still there.
+            let left = self.restore_ha(job, walk.before.start).await?;
+            walk.left.extend(left);
+        }
+        let step = match next {
             Back::Step(step) => step,
             Back::Done => return Ok(false),
             Back::Refuse { reason, remedy } => {

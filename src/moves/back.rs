@@ -262,6 +262,7 @@ fn way(
                 onboot_set: guest.config.value("onboot").is_some(),
                 id: None,
                 returning: false,
+                ha: None,
                 order: None,
                 claim: None,
             },

@@ -429,6 +429,7 @@ impl Batch<'_> {
             kept: plan.back.as_ref().map(|back| back.kept.clone()),
             finishing: false,
             returning: false,
+            ha: None,
             order: Some(Order::of(request)),
             claim: Some(Claim::new(claimant, now)),
         }
@@ -482,7 +483,7 @@ fn locked(decision: &Decision) -> Vec<String> {
     for verdict in decision.all_verdicts() {
         match (verdict.severity, verdict.code) {
             (Severity::Warn, _) => {}
-            (Severity::Refuse, "guest-locked") => locked.push(format!(
+            (Severity::Refuse, "guest-locked" | "replication-running") => locked.push(format!(
                 "{}: {}",
                 verdict.guest.as_deref().unwrap_or_default(),
                 verdict.reason

@@ -18,7 +18,6 @@ use super::{GuestMove, MoveError, Mover};
 use crate::cluster::{Api, ApiError, ConfigChange};
 use crate::plan::claim::{Claim, Claimant, SIGN, Standing, judge};
 use crate::plan::mark::{CREATING, Mark};
-use crate::plan::step::Step;
 use crate::pve::guest::{GuestDetail, GuestKind, GuestRef};
 use crate::report::Event;
 
@@ -117,6 +116,7 @@ impl Mover {
             let Some(mark) = Mark::parse(detail.description()) else {
                 return Ok(());
             };
+            job.note(&mark);
             let now = now(self.target.as_ref()).await;
             let told = match judge(mark.claim.as_ref(), &self.claimant, now, lives) {
                 Standing::Ours => return Ok(()),
@@ -173,27 +173,39 @@ impl Mover {
         }))
     }
 
-    /// Says in the mark that the target is the guest now; `false` when somebody else changed the guest at that moment.
-    pub(super) async fn finishing(&self, job: &GuestMove) -> Result<bool, MoveError> {
-        let (source, target) = self.guests(job).await?;
-        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-            return Err(error);
+    /// Changes the mark, as long as the move is ours.
+    pub(super) async fn change_mark(
+        &self,
+        job: &GuestMove,
+        step: &str,
+        change: impl Fn(&Mark) -> Mark,
+    ) -> Result<(), MoveError> {
+        for attempt in 1.. {
+            let (source, target) = self.guests(job).await?;
+            if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
+                return Err(error);
+            }
+            let Some((detail, mark)) = target.and_then(|detail| {
+                let mark = Mark::parse(detail.description())?;
+                Some((detail, mark))
+            }) else {
+                return Ok(());
+            };
+            let changed = change(&mark);
+            if changed == mark {
+                job.note(&mark);
+                return Ok(());
+            }
+            match write(self.target.as_ref(), &detail, &changed).await {
+                Ok(()) => {
+                    job.note(&changed);
+                    return Ok(());
+                }
+                Err(error) if is_late(&error) && attempt < ATTEMPTS => {}
+                Err(error) => return Err(job.api(step)(error)),
+            }
         }
-        let Some(target) = target else {
-            return Ok(false);
-        };
-        let Some(mark) = Mark::parse(target.description()) else {
-            return Ok(false);
-        };
-        if mark.finishing {
-            return Ok(true);
-        }
-        let finishing = true;
-        match write(self.target.as_ref(), &target, &Mark { finishing, ..mark }).await {
-            Ok(()) => Ok(true),
-            Err(error) if is_late(&error) => Ok(false),
-            Err(error) => Err(job.api(Step::Tidy)(error)),
-        }
+        Ok(())
     }
 
     /// Leaves the claim, so that whoever comes next need not wait. Failing is no harm.

@@ -15,11 +15,13 @@ pub mod check;
 pub mod claim;
 pub mod cleanup;
 mod failure;
+mod ha;
 pub mod hosts;
 pub mod interrupt;
 mod observe;
 mod perform;
 mod precopy;
+mod replication;
 pub mod resume;
 mod returning;
 mod sections;
@@ -29,7 +31,7 @@ pub mod survey;
 pub mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
@@ -79,6 +81,10 @@ pub struct GuestMove {
     pub file: Option<NodeFile>,
     /// Whether the direct route turned out not to work, so that this run relays.
     relays: Arc<AtomicBool>,
+    /// Whether its mark says that it is being returned to its source.
+    returning: Arc<AtomicBool>,
+    /// Whether its mark says what HA had for the source.
+    from_ha: Arc<AtomicBool>,
     /// Whether somebody else was seen to have taken it over.
     lost: Arc<watch::Sender<bool>>,
 }
@@ -224,6 +230,20 @@ pub enum MoveError {
         #[source]
         why: Option<Box<MoveError>>,
     },
+    /// A replication of the source does not come to its end.
+    #[error("the replication {jobs} of {guest} has been copying for longer than it was waited for")]
+    Replicating {
+        /// The guest.
+        guest: String,
+        /// The jobs.
+        jobs: String,
+    },
+    /// HA still acts on the source.
+    #[error("HA does not let go of {guest}: its manager still has it on its list")]
+    HaDoesNotLetGo {
+        /// The guest.
+        guest: String,
+    },
     /// The operator interrupted.
     #[error("interrupted during {step} of {guest}")]
     Interrupted {
@@ -294,12 +314,8 @@ impl Mover {
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
         // The failed call may have had its effect; what the clusters show now is what counts.
-        let mut returning = false;
         match self.look(job, Volumes::WhereTheyMatter).await {
-            Ok(facts) => {
-                rung = derive(&facts);
-                returning = matches!(self.is_returning(job).await, Ok(true));
-            }
+            Ok(facts) => rung = derive(&facts),
             // A silent host: names and power are told by the clusters all the same.
             Err(_) => rung = self.without_hosts(job).await.unwrap_or(rung),
         }
@@ -309,7 +325,7 @@ impl Mover {
         Stopped {
             error,
             rung,
-            returning,
+            returning: job.is_returning(),
         }
     }
 
@@ -320,7 +336,7 @@ impl Mover {
         request: &MoveRequest,
         rung: &mut Rung,
     ) -> Result<Summary, MoveError> {
-        if self.is_returning(job).await? && self.return_to_source(job).await? > 0 {
+        if job.is_returning() && self.return_to_source(job).await? > 0 {
             return Err(MoveError::Returned {
                 guest: job.plan.name.clone(),
                 why: None,
@@ -398,9 +414,13 @@ impl Mover {
             if rung == Rung::Started && account.up.is_none() {
                 self.check_boot(job, request, account).await?;
             }
+            if step == Step::Tidy {
+                self.recreate_ha(job, request).await?;
+            }
             self.perform(step, job, request, account).await?;
         }
-        let summary = self.summary(job, account, began);
+        let mut summary = self.summary(job, account, began);
+        summary.left.extend(self.ha_left(job, request).await);
         self.reporter.tell(&Event::MoveDone(summary.clone()));
         Ok(summary)
     }
@@ -423,6 +443,14 @@ impl Mover {
             plan.source_cluster,
             plan.source.vmid
         )];
+        if !plan.replication.is_empty() {
+            left.push(format!(
+                "replication {} goes on with it, until it is removed on {}: pvesr delete {}",
+                plan.replication.join(", "),
+                plan.source_cluster,
+                plan.replication.join(" && pvesr delete ")
+            ));
+        }
         if plan
             .drives
             .iter()
@@ -456,6 +484,8 @@ impl GuestMove {
             pairs,
             file: None,
             relays: Arc::default(),
+            returning: Arc::default(),
+            from_ha: Arc::default(),
             lost: Arc::new(watch::channel(false).0),
         }
     }
@@ -468,6 +498,8 @@ impl GuestMove {
             pairs: Vec::new(),
             file: None,
             relays: Arc::clone(&self.relays),
+            returning: Arc::clone(&self.returning),
+            from_ha: Arc::clone(&self.from_ha),
             lost: Arc::clone(&self.lost),
         }
     }
@@ -479,6 +511,20 @@ impl GuestMove {
             std::future::pending::<()>().await;
         }
         self.taken_over("somebody else")
+    }
+
+    /// Takes note of what the mark says just now.
+    fn note(&self, mark: &Mark) {
+        self.returning.store(mark.returning, Ordering::Relaxed);
+        self.from_ha.store(mark.ha.is_some(), Ordering::Relaxed);
+    }
+
+    fn is_returning(&self) -> bool {
+        self.returning.load(Ordering::Relaxed)
+    }
+
+    fn is_from_ha(&self) -> bool {
+        self.from_ha.load(Ordering::Relaxed)
     }
 
     fn taken_over(&self, by: &str) -> MoveError {

@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use super::claim::is_late;
 use super::observe::missing_drives;
+use super::precopy::QUIET;
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;
 use crate::plan::back::judge;
 use crate::plan::evacuate::note::{self, Away};
 use crate::plan::mark::{
-    CLONING, CREATING, MIGRATED, NameMark, with_moving_note, with_retired_note,
+    CLONING, CREATING, MIGRATED, Mark, NameMark, with_moving_note, with_retired_note,
     without_retired_note,
 };
 use crate::plan::state::{Data, Rung, derive};
@@ -64,8 +65,14 @@ impl Mover {
             }
             Step::Precopy => self.precopy(job, request, account).await,
             Step::StopSource => {
+                if self.await_replication(job).await? >= QUIET {
+                    // So long a wait has made the delta large again; nothing was stopped yet.
+                    account.settled = false;
+                    return Ok(());
+                }
                 // One that was taken since the last round would be left behind.
                 self.same_snapshots(job).await?;
+                self.suspend_ha(job, request).await?;
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
                 self.interrupt.set_down(true);
@@ -75,6 +82,8 @@ impl Mover {
                     .map_err(job.api(step))
             }
             Step::MarkSource => {
+                // One that did not run is HA's as well.
+                self.suspend_ha(job, request).await?;
                 say(format!(
                     "renaming the source to {name}{CLONING}, onboot off"
                 ));
@@ -280,10 +289,12 @@ impl Mover {
 
     async fn tidy(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
-        if !self.finishing(job).await? {
-            // The next look tells what was changed meanwhile.
-            return Ok(());
-        }
+        let finishing = |mark: &Mark| Mark {
+            finishing: true,
+            ..mark.clone()
+        };
+        self.change_mark(job, &Step::Tidy.to_string(), finishing)
+            .await?;
         for pair in &job.pairs {
             self.engine
                 .tidy(pair)

@@ -18,7 +18,7 @@ use crate::transfer::{News, Pair, Pass, PassReport, Route, TransferError};
 use crate::units::Bytes;
 
 /// Between two quiet rounds while the operator thinks: often enough for a small delta, seldom enough for the disks.
-const QUIET: Duration = Duration::from_secs(15);
+pub(super) const QUIET: Duration = Duration::from_secs(15);
 
 impl Mover {
     /// Pre-copies until it has settled, then asks, where the operator wanted to be asked.
@@ -59,6 +59,7 @@ impl Mover {
         request: &MoveRequest,
         account: &mut Account,
     ) -> Result<(), MoveError> {
+        self.await_replication(job).await?;
         self.same_snapshots(job).await?;
         let number = u32::try_from(account.rounds.len() + 1).unwrap_or(u32::MAX);
         self.reporter.tell(&Event::StepStarted {

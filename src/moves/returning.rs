@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use super::abort::{PAUSE, Walk, may_pass};
-use super::claim::{self, is_late};
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::plan::MoveRequest;
 use crate::plan::aftermath::{SourceLeft, source_left};
@@ -23,13 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 const STEP: &str = "return";
 
 impl Mover {
-    /// Says whether the placeholder's notes say that the guest is being returned.
-    pub(super) async fn is_returning(&self, job: &GuestMove) -> Result<bool, MoveError> {
-        let (_, target) = self.guests(job).await?;
-        let mark = target.and_then(|target| Mark::parse(target.description()));
-        Ok(mark.is_some_and(|mark| mark.returning))
-    }
-
     /// Returns to the source after a start or a check that failed, where that was asked for; else gives the error back.
     pub(super) async fn unless_returned(
         &self,
@@ -88,7 +80,12 @@ impl Mover {
 
     /// Writes down that the guest is being returned.
     pub(super) async fn begin_return(&self, job: &GuestMove) -> Result<(), MoveError> {
-        self.note_return(job, true).await
+        // What is finishing has no way back by this, which the walk says.
+        self.change_mark(job, STEP, |mark| Mark {
+            returning: !mark.finishing,
+            ..mark.clone()
+        })
+        .await
     }
 
     /// Walks back to the source; returns how many steps that took.
@@ -118,12 +115,22 @@ impl Mover {
             };
             self.wait_or(error, job, got_on, patience).await?;
         }
+        if let Some(text) = self.restore_ha(job, start).await? {
+            self.reporter.tell(&Event::Warning {
+                guest: Some(job.plan.name.clone()),
+                text,
+            });
+        }
         // The guest is up again; what is left is to keep the next try from believing what the failed one wrote.
         let since = Instant::now();
         while let Err(error) = self.give_up_copies(job).await {
             self.wait_or(error, job, since, patience).await?;
         }
-        self.note_return(job, false).await?;
+        self.change_mark(job, STEP, |mark| Mark {
+            returning: false,
+            ..mark.clone()
+        })
+        .await?;
         Ok(steps)
     }
 
@@ -195,6 +202,7 @@ impl Mover {
             Some(step) => self.undo(job, walk, step).await?,
             None => {
                 self.still_ours(job).await?;
+                self.take_target_from_ha(job).await?;
                 // Not shut down: one that has not come up does not hear that, and nothing it would write out is wanted.
                 self.target
                     .stop(&job.plan.target)
@@ -216,33 +224,6 @@ impl Mover {
                 .take_back(pair)
                 .await
                 .map_err(|source| job.transfer(STEP, source))?;
-        }
-        Ok(())
-    }
-
-    /// Writes into the mark whether the guest is being returned, as long as the move is ours.
-    async fn note_return(&self, job: &GuestMove, returning: bool) -> Result<(), MoveError> {
-        for attempt in 1.. {
-            let (source, target) = self.guests(job).await?;
-            if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-                return Err(error);
-            }
-            let Some((detail, mark)) = target.and_then(|detail| {
-                let mark = Mark::parse(detail.description())?;
-                Some((detail, mark))
-            }) else {
-                return Ok(());
-            };
-            // What is finishing has no way back by this, which the walk says.
-            if mark.returning == returning || (returning && mark.finishing) {
-                return Ok(());
-            }
-            let mark = Mark { returning, ..mark };
-            match claim::write(self.target.as_ref(), &detail, &mark).await {
-                Ok(()) => return Ok(()),
-                Err(error) if is_late(&error) && attempt < claim::ATTEMPTS => {}
-                Err(error) => return Err(job.api(STEP)(error)),
-            }
         }
         Ok(())
     }

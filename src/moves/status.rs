@@ -268,6 +268,10 @@ async fn one(
             format!("unclear: {} could not be looked at on {shown}", mark.name),
         ),
     };
+    let state = match mark.returning {
+        true => format!("{state}; it is being returned to its source"),
+        false => state,
+    };
     let now = claim::now(cluster.api.as_ref()).await;
     let held = match claim::standing(mark, now) {
         Standing::Free => None,
@@ -322,7 +326,8 @@ async fn one(
         since: mark.since.clone(),
         held,
         resume,
-        abort: command("abort").filter(|_| can_abort(&facts, mark.kept.is_some())),
+        abort: command("abort")
+            .filter(|_| mark.returning || can_abort(&facts, mark.kept.is_some())),
     }
 }
 

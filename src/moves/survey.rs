@@ -18,9 +18,11 @@ use crate::plan::facts::{
     ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, Unanswered, VolumeFacts, WantedGuest,
     member,
 };
+use crate::plan::ha::HaWish;
 use crate::plan::mark::{CLONING, MIGRATED};
 use crate::pve::drive::Bus;
 use crate::pve::guest::{GuestKind, GuestSummary};
+use crate::pve::ha::HaSid;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId, Vmid};
 use crate::pve::inventory::{Node, ReplicationJob, Storage};
 use crate::transfer::probe;
@@ -249,6 +251,12 @@ pub async fn source(
         }
         let listed = storages.get(&node.name).map_or(&[][..], Vec::as_slice);
         let mut guest = wanted_guest(api, summary, node, listed, sections, &replication).await?;
+        if request.ha == HaWish::Recreate && guest.ha_state.is_some() {
+            let sid = HaSid::of(&summary.place);
+            let rules = api.ha_rules().await?.into_iter();
+            let rules = rules.filter(|rule| rule.resources.contains(&sid));
+            guest.ha_rules = rules.map(|rule| rule.name).collect();
+        }
         if request.with_snapshots {
             for snapshot in &guest.detail.snapshots {
                 let section = api.snapshot(&summary.place, &snapshot.name).await;
@@ -306,6 +314,15 @@ async fn wanted_guest(
     replication: &[ReplicationJob],
 ) -> Result<WantedGuest, ApiError> {
     let detail = api.guest(&summary.place).await?;
+    let replication: Vec<ReplicationJob> = replication
+        .iter()
+        .filter(|job| job.guest == summary.place.vmid)
+        .cloned()
+        .collect();
+    let replicating = match replication.is_empty() {
+        true => Vec::new(),
+        false => api.replicating(&summary.place).await?,
+    };
     let mut volumes = BTreeMap::new();
     for drive in detail.config.drives().0 {
         let copied = drive.key.bus != Bus::Unused && !drive.is_cdrom();
@@ -326,11 +343,9 @@ async fn wanted_guest(
     Ok(WantedGuest {
         pool: summary.pool.clone(),
         ha_state: summary.ha_state.clone(),
-        replication: replication
-            .iter()
-            .filter(|job| job.guest == summary.place.vmid)
-            .cloned()
-            .collect(),
+        ha_rules: Vec::new(),
+        replication,
+        replicating,
         sections: BTreeMap::new(),
         volumes,
         detail,

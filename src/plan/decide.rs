@@ -204,6 +204,10 @@ impl<'a> Deciding<'a> {
                 .extend(check::former::unused(name, request, self.target));
         }
         draft.verdicts.extend(check::state::all(name, guest));
+        let (wish, release) = (request.ha, self.target.release);
+        draft
+            .verdicts
+            .extend(super::ha::judge(name, guest, wish, release));
         draft.verdicts.extend(check::devices::all(name, guest));
         let place = match began {
             Some(began) => began.target.clone(),
@@ -288,6 +292,7 @@ impl<'a> Deciding<'a> {
             storages: &draft.storages,
             pool: pool.as_ref(),
             start: draft.start,
+            joins_ha: request.ha == super::ha::HaWish::Recreate && guest.ha_state.is_some(),
             asks_agent: draft.start
                 && request.boot_check.is_some()
                 && super::boot::has_agent(guest.detail.config.value("agent")),
@@ -310,6 +315,7 @@ impl<'a> Deciding<'a> {
             pool,
             back,
             drives: draft.drives,
+            replication: guest.replication.iter().map(|job| job.id.clone()).collect(),
             snapshots,
             changes: draft.changes,
             verdicts: draft.verdicts,
@@ -324,7 +330,7 @@ impl<'a> Deciding<'a> {
         verdicts: &mut Vec<Verdict>,
     ) {
         let (source, target) = (self.source, self.target);
-        let missing = rights::missing_on_source(source, guest);
+        let missing = rights::missing_on_source(source, guest, self.request.ha);
         verdicts.extend(check::rights::missing(
             name,
             source.alias.as_str(),

@@ -58,8 +58,12 @@ pub struct WantedGuest {
     pub pool: Option<PoolId>,
     /// Its HA state, such as `started` or `ignored`.
     pub ha_state: Option<String>,
+    /// The HA rules or groups it is in, where it is to be given to HA on the target.
+    pub ha_rules: Vec<String>,
     /// Its replication jobs.
     pub replication: Vec<ReplicationJob>,
+    /// Those of them that are copying just now.
+    pub replicating: Vec<String>,
     /// Its configuration as each of its snapshots has it, where they are to travel; or why it would not be told.
     pub sections: BTreeMap<String, Result<GuestConfig, String>>,
     /// The volume behind each drive that has one and would be copied.

@@ -10,6 +10,7 @@ use super::claim::Claim;
 use super::order::Order;
 use crate::pve::drive::DriveKey;
 use crate::pve::guest::{GuestKind, GuestRef};
+use crate::pve::ha::HaSettings;
 use crate::pve::id::{ClusterAlias, Vmid, Volid};
 
 /// The name suffix of a placeholder on the target.
@@ -62,6 +63,8 @@ pub struct Mark {
     /// Whether it is being returned to its source after the target did not come up, as was asked for: what was written on
     /// the target is given up.
     pub returning: bool,
+    /// What HA had for the source before it was told to ignore it.
+    pub ha: Option<HaSettings>,
     /// What was asked for; older releases did not write it.
     pub order: Option<Order>,
     /// Who works on it just now.
@@ -101,6 +104,11 @@ impl Mark {
         if self.returning {
             lines.push("returning: yes".to_owned());
         }
+        lines.extend(
+            self.ha
+                .iter()
+                .map(|ha| format!("ha: {}", super::ha::render(ha))),
+        );
         lines.extend(self.id.iter().map(|id| format!("id: {id}")));
         lines.extend(
             self.volumes
@@ -208,6 +216,7 @@ impl Mark {
             kept,
             finishing: yes_no("finishing").unwrap_or(false),
             returning: yes_no("returning").unwrap_or(false),
+            ha: values.get("ha").and_then(|line| super::ha::parse(line)),
             order: values.get("order").and_then(|line| Order::parse(line)),
             claim: values.get("claim").and_then(|line| Claim::parse(line)),
         })
@@ -380,6 +389,7 @@ mod tests {
             kept: None,
             finishing: false,
             returning: false,
+            ha: None,
             order: Order::parse("banana node2 local-ssd --skip-start"),
             claim: Claim::parse("ann@laptop 42.1 aa 2026-01-02T03:04:05Z 2026-01-02T03:05:05Z"),
         }
@@ -449,8 +459,13 @@ mod tests {
         assert!(!mark().render().contains("returning"));
         let mark = Mark {
             returning: true,
+            ha: super::super::ha::parse("started max-restart=2 comment=ask Ann"),
             ..mark()
         };
+        assert!(
+            mark.render()
+                .contains("\nha: started max-restart=2 comment=ask Ann\n")
+        );
         assert_eq!(Mark::parse(&mark.render()), Some(mark));
     }
 

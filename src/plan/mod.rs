@@ -14,6 +14,7 @@ pub mod cleanup;
 pub mod decide;
 pub mod evacuate;
 pub mod facts;
+pub mod ha;
 pub mod mark;
 pub mod order;
 pub mod restore;
@@ -33,6 +34,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::StorageConfig;
+use crate::plan::ha::HaWish;
 use crate::plan::returning::OnFailure;
 use crate::plan::snapshots::SnapshotsPlan;
 use crate::pve::drive::DriveKey;
@@ -84,6 +86,8 @@ pub struct MoveRequest {
     pub boot_check: Option<Duration>,
     /// `--on-failure`: what happens when it does not come up there.
     pub on_failure: OnFailure,
+    /// `--ha`: what becomes of the guest's HA resource.
+    pub ha: HaWish,
     /// `--route`; `None` is auto.
     pub route: Option<Route>,
     /// `--verify`.
@@ -126,6 +130,8 @@ pub struct GuestPlan {
     pub back: Option<Back>,
     /// All drives, in the order of their keys.
     pub drives: Vec<DrivePlan>,
+    /// The replication jobs that its source keeps, by their ids.
+    pub replication: Vec<String>,
     /// What becomes of its snapshots.
     pub snapshots: SnapshotsPlan,
     /// What is changed in the configuration, and why; nothing is lost silently.

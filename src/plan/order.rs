@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::MoveRequest;
+use super::ha::HaWish;
 use super::returning::OnFailure;
 use crate::pve::drive::DriveKey;
 use crate::pve::id::{ClusterAlias, NodeName, StorageId};
@@ -49,6 +50,8 @@ pub struct Order {
     pub boot_check: Option<Duration>,
     /// `--on-failure`.
     pub on_failure: OnFailure,
+    /// `--ha`.
+    pub ha: HaWish,
     /// `--route`.
     pub route: Option<Route>,
     /// `--verify`.
@@ -84,6 +87,7 @@ impl Order {
             stop_timeout: request.stop_timeout,
             boot_check: request.boot_check,
             on_failure: request.on_failure,
+            ha: request.ha,
             route: request.route,
             verify: request.verify,
             limit: request.limit,
@@ -110,6 +114,7 @@ impl Order {
             stop_timeout: STOP_TIMEOUT,
             boot_check: None,
             on_failure: OnFailure::Keep,
+            ha: HaWish::Refuse,
             route: None,
             verify: Verify::Full,
             limit: None,
@@ -145,6 +150,7 @@ impl Order {
             stop_timeout: self.stop_timeout,
             boot_check: self.boot_check,
             on_failure: self.on_failure,
+            ha: self.ha,
             route: self.route,
             verify: self.verify,
             limit: self.limit,
@@ -191,6 +197,10 @@ impl Order {
         match self.on_failure {
             OnFailure::Keep => {}
             OnFailure::Return => words.push("--on-failure=return".to_owned()),
+        }
+        match self.ha {
+            HaWish::Refuse => {}
+            wish => words.push(format!("--ha={wish}")),
         }
         match self.route {
             None => {}
@@ -253,6 +263,8 @@ impl Order {
             ("--stop-timeout", _) => self.stop_timeout = millis(value)?,
             ("--boot-check", _) => self.boot_check = Some(millis(value)?),
             ("--on-failure", "return") => self.on_failure = OnFailure::Return,
+            ("--ha", "suspend") => self.ha = HaWish::Suspend,
+            ("--ha", "recreate") => self.ha = HaWish::Recreate,
             ("--route", "direct") => self.route = Some(Route::Direct),
             ("--route", "relay") => self.route = Some(Route::Relay),
             ("--verify", "transfer") => self.verify = Verify::Transfer,
@@ -304,6 +316,7 @@ mod tests {
             limit: Some(Bandwidth::mbit_per_second(100)),
             boot_check: Some(Duration::from_secs(120)),
             on_failure: OnFailure::Return,
+            ha: HaWish::Suspend,
             route: Some(Route::Relay),
             verify: Verify::Transfer,
             max_downtime: Some(Duration::from_secs(30)),
@@ -314,7 +327,7 @@ mod tests {
         assert_eq!(
             line,
             "banana node2 local-ssd --skip-start --map-bridge=vmbr1=vmbr0 --map-storage=virtio1=slow \
-             --max-downtime=30000ms --boot-check=120000ms --on-failure=return --route=relay --verify=transfer --bwlimit=100 --parallel=4"
+             --max-downtime=30000ms --boot-check=120000ms --on-failure=return --ha=suspend --route=relay --verify=transfer --bwlimit=100 --parallel=4"
         );
         assert_eq!(Order::parse(&line), Some(order));
     }
@@ -334,6 +347,7 @@ mod tests {
             downtime in proptest::option::of(0u64..10_000_000),
             timeout in 1_000u64..10_000_000,
             boot_check in proptest::option::of(1u64..10_000_000),
+            ha in prop_oneof![Just(HaWish::Refuse), Just(HaWish::Suspend), Just(HaWish::Recreate)],
             on_failure in prop_oneof![Just(OnFailure::Keep), Just(OnFailure::Return)],
             route in prop_oneof![Just(None), Just(Some(Route::Direct)), Just(Some(Route::Relay))],
             transfer: bool,
@@ -353,6 +367,7 @@ mod tests {
                 stop_timeout: Duration::from_millis(timeout),
                 boot_check: boot_check.map(Duration::from_millis),
                 on_failure,
+                ha,
                 route,
                 verify: if transfer { Verify::Transfer } else { Verify::Full },
                 limit: limit.map(Bandwidth::mbit_per_second),

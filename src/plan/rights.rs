@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::facts::{SourceFacts, TargetFacts, WantedGuest};
+use crate::plan::ha::HaWish;
 use crate::pve::drive::{Drive, DriveKey};
 use crate::pve::guest::Power;
 use crate::pve::id::{PoolId, StorageId, Vmid};
@@ -93,7 +94,7 @@ pub fn refused_right(why: &str) -> Option<(&str, &str)> {
 }
 
 /// Returns what a move needs on the source for one guest.
-pub fn on_source(guest: &WantedGuest) -> Vec<Right> {
+pub fn on_source(guest: &WantedGuest, ha: HaWish) -> Vec<Right> {
     let path = format!("/vms/{}", guest.detail.place.vmid);
     let mut rights = vec![Right::new(
         &path,
@@ -103,7 +104,18 @@ pub fn on_source(guest: &WantedGuest) -> Vec<Right> {
     if guest.detail.power == Power::Running {
         rights.push(Right::new(&path, &["VM.PowerMgmt"], "shut the source down"));
     }
+    if ha != HaWish::Refuse && (guest.detail.ha_managed || guest.ha_state.is_some()) {
+        rights.extend(of_ha());
+    }
     rights
+}
+
+/// Reading and changing HA resources.
+fn of_ha() -> [Right; 2] {
+    [
+        Right::new("/", &["Sys.Audit"], "see what HA has for the guest"),
+        Right::new("/", &["Sys.Console"], "change what HA does with the guest"),
+    ]
 }
 
 /// What of a translated guest needs rights on the target.
@@ -121,6 +133,8 @@ pub struct TargetUse<'a> {
     pub pool: Option<&'a PoolId>,
     /// Whether it will be started.
     pub start: bool,
+    /// Whether it is given to HA.
+    pub joins_ha: bool,
     /// Whether its agent will be asked then.
     pub asks_agent: bool,
     /// The target's release.
@@ -192,6 +206,9 @@ pub fn on_target(used: &TargetUse<'_>) -> Vec<Right> {
     }
     if used.start {
         rights.push(on_guest(&["VM.PowerMgmt"], "start the guest"));
+    }
+    if used.joins_ha {
+        rights.extend(of_ha());
     }
     if used.asks_agent {
         let privileges: &[&str] = match used.release >= (Release { major: 9, minor: 0 }) {
@@ -325,8 +342,8 @@ pub fn missing(rights: &[Right], user: &str, permissions: &Permissions) -> Missi
 }
 
 /// Returns the rights missing on the source for one guest.
-pub fn missing_on_source(source: &SourceFacts, guest: &WantedGuest) -> Missing {
-    missing(&on_source(guest), &source.user, &source.permissions)
+pub fn missing_on_source(source: &SourceFacts, guest: &WantedGuest, ha: HaWish) -> Missing {
+    missing(&on_source(guest, ha), &source.user, &source.permissions)
 }
 
 /// Returns the rights missing on the target for one guest.

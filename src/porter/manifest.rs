@@ -296,9 +296,14 @@ impl Manifest {
 
     /// Forgets all claims about a volume that is complete, durably: what it holds is told from the disk then.
     pub(crate) fn doubt(&mut self) -> Result<(), PorterError> {
-        self.header.unread = true;
-        self.write_header()?;
+        self.suspect()?;
         self.forget_all()
+    }
+
+    /// Notes, durably, that claims may be wrong: until one pass has read all of the volume, passes tell what is on the disk.
+    pub(crate) fn suspect(&mut self) -> Result<(), PorterError> {
+        self.header.unread = true;
+        self.write_header()
     }
 
     /// Makes all claims durable.

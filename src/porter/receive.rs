@@ -188,8 +188,12 @@ impl Pass {
         let claimed = target::claim(path, &order.places.manifest(), layout, order.adopt)?;
         let mut manifest = claimed.manifest;
         if !claimed.fresh && Seal::is_broken_by(&order.places.seal(), &SourceState::of(path)?) {
-            // Somebody else wrote there since the final pass, and left the claims behind as they were.
-            manifest.doubt()?;
+            // Something else wrote there since the final pass, and left the claims behind as they were. A pass that reads all
+            // of the disk finds out, and counts what it finds; any other one must not believe them.
+            match purpose {
+                Purpose::FinalFull => manifest.suspect()?,
+                Purpose::Precopy | Purpose::FinalTransfer => manifest.doubt()?,
+            }
         }
         Seal::break_it(&order.places.seal())?;
         let trouble = || PorterError::file("prepare", path);

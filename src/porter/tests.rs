@@ -388,6 +388,21 @@ fn verification_of_the_transfer_alone_trusts_the_disk() {
 }
 
 #[test]
+fn a_target_written_to_since_its_seal_is_not_believed_whatever_is_verified() {
+    for purpose in [Purpose::FinalTransfer, Purpose::FinalFull] {
+        let lab = Lab::new();
+        noise(&lab.source, 0, 8 * MIB, 1);
+        lab.pass(purpose);
+        noise(&lab.target, 3 * MIB, MIB, 9);
+        lab.pass(Purpose::Precopy);
+        let last = lab.pass(Purpose::FinalTransfer);
+        lab.same();
+        assert_eq!(last.repaired, 0);
+        assert!(lab.sealed());
+    }
+}
+
+#[test]
 fn a_source_written_to_during_the_final_pass_is_refused() {
     let mut lab = Lab::new();
     noise(&lab.source, 0, 32 * MIB, 1);

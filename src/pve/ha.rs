@@ -87,6 +87,23 @@ impl HaResource {
     }
 }
 
+/// What HA was asked to do with a guest: its resource as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaSettings {
+    /// `started`, `stopped`, `disabled`, `ignored`.
+    pub state: String,
+    /// Its group, up to 8.4.
+    pub group: Option<String>,
+    /// Whether it goes back to a node of higher priority by itself; from 9.0 on. `None` for the default.
+    pub failback: Option<bool>,
+    /// How often it is restarted before it is moved; `None` for the default.
+    pub max_restart: Option<u32>,
+    /// How often it is moved before HA gives up; `None` for the default.
+    pub max_relocate: Option<u32>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
 /// A rule about where guests of HA may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaRule {

@@ -210,10 +210,12 @@ fn every_event_in_plain_lines() {
           copied    37.7 GiB in 3 pre-copies and a final delta of 12.0 MiB; 20.1 GiB on the wire, 53.3 MiB/s on average
           verified  virtio0 blake3 9f86d081
           verified  scsi1 blake3 60303ae2
+          up        its guest agent answered after 12 s
           left      apple/565 is stopped as web1--MIGRATED
         web1: moved apple/565 => banana/126 on node2
           took      12 min 4 s (the guest was not running, or was not started)
           copied    37.7 GiB in one pass; 20.1 GiB on the wire, 53.3 MiB/s on average
+          up        its guest agent answered after 12 s
         error: final delta of virtio0 failed: web1 (apple/565 -> banana/126)
           because: connection lost
         state: web1 is STOPPED on apple as web1--CLONING; no data is lost
@@ -269,8 +271,8 @@ fn every_event_in_json() {
         {"time":"2024-02-29T12:12:29.500Z","event":"notice","guest":null,"text":"clocks differ by 2 s"}
         {"time":"2024-02-29T12:12:29.500Z","event":"notice","guest":"web1","text":"the agent is not running"}
         {"time":"2024-02-29T12:12:29.500Z","event":"warning","guest":"web1","text":"net0 is down"}
-        {"time":"2024-02-29T12:12:29.500Z","event":"move-done","guest":"web1","source":"apple/565","target":"banana/126 on node2","downtime_seconds":8.24,"seconds":724.0,"rounds":3,"carried":40480276480,"wire":21581791232,"final_carried":12582912,"verified":[["virtio0","9f86d081"],["scsi1","60303ae2"]],"left":["apple/565 is stopped as web1--MIGRATED"]}
-        {"time":"2024-02-29T12:12:29.500Z","event":"move-done","guest":"web1","source":"apple/565","target":"banana/126 on node2","downtime_seconds":null,"seconds":724.0,"rounds":0,"carried":40480276480,"wire":21581791232,"final_carried":12582912,"verified":[],"left":[]}
+        {"time":"2024-02-29T12:12:29.500Z","event":"move-done","guest":"web1","source":"apple/565","target":"banana/126 on node2","downtime_seconds":8.24,"seconds":724.0,"rounds":3,"carried":40480276480,"wire":21581791232,"final_carried":12582912,"verified":[["virtio0","9f86d081"],["scsi1","60303ae2"]],"up":"its guest agent answered after 12 s","left":["apple/565 is stopped as web1--MIGRATED"]}
+        {"time":"2024-02-29T12:12:29.500Z","event":"move-done","guest":"web1","source":"apple/565","target":"banana/126 on node2","downtime_seconds":null,"seconds":724.0,"rounds":0,"carried":40480276480,"wire":21581791232,"final_carried":12582912,"verified":[],"up":"its guest agent answered after 12 s","left":[]}
         {"time":"2024-02-29T12:12:29.500Z","event":"move-failed","guest":"web1","error":["final delta of virtio0 failed: web1 (apple/565 -> banana/126)","connection lost"],"state":"web1 is STOPPED on apple as web1--CLONING; no data is lost","next":"run the same command again to resume at the final delta","exit_code":6}
     "#]].assert_eq(&text);
 }

@@ -56,6 +56,9 @@ pub struct SimulatedNode {
     pub online: bool,
 }
 
+/// How a way to a cluster is ended, and what it shows of itself.
+type Way = (tokio::sync::watch::Sender<bool>, tokio_rustls::TlsAcceptor);
+
 /// Running clusters. They end when this is dropped; the directory is removed when the simulation made it.
 pub struct Simulation {
     /// The clusters, in the order of the scenario.
@@ -65,6 +68,8 @@ pub struct Simulation {
     world: Arc<Mutex<World>>,
     machine: Arc<dyn GuestMachine>,
     faults: Faults,
+    /// The first way to each cluster.
+    ways: Vec<Way>,
     runtime: Option<tokio::runtime::Runtime>,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -121,12 +126,14 @@ impl Simulation {
             world,
             machine,
             faults: Faults::default(),
+            ways: Vec::new(),
             runtime: Some(runtime),
             _temporary: None,
         };
         for place in 0..scenario.clusters.len() {
-            let cluster = simulation.serve(place, address)?;
+            let (cluster, way) = simulation.serve(place, address)?;
             simulation.clusters.push(cluster);
+            simulation.ways.push(way);
         }
         simulation.keep_broadcasting(Duration::from_millis(scenario.pace.broadcast.max(1)));
         simulation.keep_managing(Duration::from_millis(scenario.pace.ha.max(1)));
@@ -159,7 +166,47 @@ impl Simulation {
         self.runtime.as_ref().map(tokio::runtime::Runtime::handle)
     }
 
-    fn serve(&self, place: usize, address: SocketAddr) -> io::Result<SimulatedCluster> {
+    /// Serves a cluster a second time, at another address with the port and the certificate of the first, as another node
+    /// of it does.
+    pub fn serve_also(&self, alias: &str, address: std::net::IpAddr) -> io::Result<()> {
+        let place = self.clusters.iter().position(|known| known.alias == alias);
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, alias.to_owned());
+        let place = place.ok_or_else(unknown)?;
+        let (Some((_, tls)), Some(cluster)) = (self.ways.get(place), self.clusters.get(place))
+        else {
+            return Err(unknown());
+        };
+        let listener = TcpListener::bind((address, cluster.address.port()))?;
+        listener.set_nonblocking(true)?;
+        let (_, off) = tokio::sync::watch::channel(false);
+        self.listen(self.server(place, off), listener, tls.clone())
+    }
+
+    /// Ends the first way to a cluster: its connections break, and new ones are refused.
+    pub fn end_first_way(&self, alias: &str) {
+        let ways = self.clusters.iter().zip(&self.ways);
+        for (cluster, (off, _)) in ways {
+            if cluster.alias == alias {
+                off.send_replace(true);
+            }
+        }
+    }
+
+    fn listen(
+        &self,
+        server: Server,
+        listener: TcpListener,
+        tls: tokio_rustls::TlsAcceptor,
+    ) -> io::Result<()> {
+        if let Some(runtime) = &self.runtime {
+            let _inside = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            runtime.spawn(server.serve(listener, tls));
+        }
+        Ok(())
+    }
+
+    fn serve(&self, place: usize, address: SocketAddr) -> io::Result<(SimulatedCluster, Way)> {
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         if !address.ip().is_unspecified() && !address.ip().is_loopback() {
             names.push(address.ip().to_string());
@@ -193,21 +240,18 @@ impl Simulation {
         };
         drop(world);
         let tls = acceptor(&certificate)?;
-        let server = self.server(place);
-        if let Some(runtime) = &self.runtime {
-            let _inside = runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(server.serve(listener, tls));
-        }
-        Ok(described)
+        let (end, off) = tokio::sync::watch::channel(false);
+        self.listen(self.server(place, off), listener, tls.clone())?;
+        Ok((described, (end, tls)))
     }
 
-    fn server(&self, place: usize) -> Server {
+    fn server(&self, place: usize, off: tokio::sync::watch::Receiver<bool>) -> Server {
         Server {
             world: self.world.clone(),
             place,
             machine: self.machine.clone(),
             faults: self.faults.clone(),
+            off,
         }
     }
 
@@ -217,7 +261,9 @@ impl Simulation {
             return;
         };
         let places = self.world().clusters.len();
-        let servers: Vec<Server> = (0..places).map(|place| self.server(place)).collect();
+        let servers: Vec<Server> = (0..places)
+            .map(|place| self.server(place, tokio::sync::watch::channel(false).1))
+            .collect();
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(every).await;

@@ -35,7 +35,7 @@ impl Simulation {
             .iter()
             .position(|cluster| cluster.alias == alias)?;
         Some(Orders {
-            server: self.server(place),
+            server: self.server(place, tokio::sync::watch::channel(false).1),
             runtime: self.runtime()?.clone(),
         })
     }

@@ -281,6 +281,7 @@ async fn rights_quorum_and_replication_count() {
             guest: 101,
             target: "node3".to_owned(),
             schedule: "*/15".to_owned(),
+            running: false,
         }],
         ..cluster::cluster("9.1.2", 3)
     });

@@ -839,3 +839,32 @@ async fn when_a_node_does_not_answer_the_next_one_is_asked() {
     assert!(matches!(error, ApiError::Unreachable { .. }), "{error:?}");
     assert_eq!(server.seen().len(), 2);
 }
+
+#[tokio::test]
+async fn a_node_that_the_cluster_tells_of_is_asked_when_no_configured_one_is_reached() {
+    let member = |address: &str| crate::pve::inventory::Node {
+        name: "n2".parse().expect("a node"),
+        online: true,
+        address: Some(address.to_owned()),
+        maintenance: false,
+    };
+    let second = Server::start_at("127.0.0.2:0", |_, _| ok(VERSION)).await;
+    let mut config = simple(&second).config;
+    // Nobody listens there.
+    config.host = "127.0.0.1".to_owned();
+    let mut api = HttpApi::connect(config.clone(), true);
+    api.pace = quick();
+    api.release().await.expect_err("nobody answers");
+    assert_eq!(api.places.learn(&[member("127.0.0.2")]).len(), 1);
+    api.release().await.expect("the second one answers");
+    assert_eq!(second.seen().len(), 1);
+
+    // The same, but with a certificate that was not pinned: it gets no request, and the error is about the first one.
+    config.fingerprints = vec![[7; 32]];
+    let mut api = HttpApi::connect(config, true);
+    api.pace = quick();
+    api.places.learn(&[member("127.0.0.2")]);
+    let error = api.release().await.expect_err("it is not believed");
+    assert!(matches!(error, ApiError::Unreachable { .. }), "{error:?}");
+    assert_eq!(second.seen().len(), 1);
+}

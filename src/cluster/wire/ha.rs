@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Entry, Odd, list, words};
-use crate::pve::ha::{HaResource, HaRule, HaRuleKind, HaSid};
+use crate::pve::ha::{HaResource, HaRule, HaRuleKind, HaSettings, HaSid};
 use crate::pve::id::NodeName;
 
 /// Decodes `GET /cluster/ha/status/current`: the services among the entries.
@@ -32,6 +32,37 @@ pub fn services(value: &Value) -> Result<Vec<HaResource>, Odd> {
 
 fn number(entry: Entry<'_>, key: &str) -> Option<u32> {
     entry.count(key).and_then(|number| number.try_into().ok())
+}
+
+/// Decodes `GET /cluster/ha/resources/{sid}`. A resource without a state is to be started.
+pub fn settings(value: &Value) -> Result<HaSettings, Odd> {
+    let entry = Entry::of(value)?;
+    let state = entry.text("state").unwrap_or_else(|| "started".to_owned());
+    Ok(HaSettings {
+        // The first releases called it so.
+        state: match state.as_str() {
+            "enabled" => "started".to_owned(),
+            _ => state,
+        },
+        group: entry.text("group"),
+        failback: entry.flag("failback"),
+        max_restart: number(entry, "max_restart"),
+        max_relocate: number(entry, "max_relocate"),
+        comment: entry.text("comment"),
+    })
+}
+
+/// Decodes `GET /cluster/ha/status/manager_status`: the guests that the HA manager acts on.
+pub fn acted_on(value: &Value) -> Result<BTreeSet<HaSid>, Odd> {
+    let entry = Entry::of(value)?;
+    let manager = entry.entry("manager_status");
+    let services = manager.and_then(|manager| manager.entry("service_status"));
+    // A cluster without HA has no status.
+    Ok(services
+        .into_iter()
+        .flat_map(|services| services.fields())
+        .filter_map(|(sid, _)| sid.parse().ok())
+        .collect())
 }
 
 /// Decodes `GET /cluster/ha/rules`.
@@ -118,6 +149,27 @@ mod tests {
         assert_eq!(states, ["migrate", "ignored", "queued"]);
         assert_eq!(found[0].max_relocate, Some(2));
         assert!(found[0].is_managed() && !found[1].is_managed() && found[2].node.is_none());
+    }
+
+    #[test]
+    fn what_ha_was_asked_is_read() {
+        let found = settings(
+            &json!({"sid": "vm:100", "type": "vm", "state": "enabled", "max_restart": 3,
+            "failback": 0, "comment": "a b", "digest": "x"}),
+        )
+        .expect("settings");
+        assert_eq!(found.state, "started");
+        assert_eq!((found.max_restart, found.max_relocate), (Some(3), None));
+        assert_eq!(found.failback, Some(false));
+        let acted = acted_on(
+            &json!({"manager_status": {"service_status": {"vm:100": {"state": "started"},
+            "ct:101": {}}}, "lrm_status": {}, "quorum": {}}),
+        )
+        .expect("a status");
+        let acted: Vec<String> = acted.iter().map(ToString::to_string).collect();
+        assert_eq!(acted, ["vm:100", "ct:101"]);
+        let none = acted_on(&json!({"manager_status": {}, "quorum": {"node": "n1"}}));
+        assert_eq!(none.expect("a status").len(), 0);
     }
 
     #[test]

@@ -221,6 +221,18 @@ pub fn replication_jobs(value: &Value) -> Result<Vec<ReplicationJob>, Odd> {
     })
 }
 
+/// Decodes `GET /nodes/{node}/replication`: the jobs of a guest whose run is active, which have a process.
+pub fn replicating(value: &Value, guest: Vmid) -> Result<Vec<String>, Odd> {
+    let jobs = list(value, "replication states", |entry| {
+        let id = entry.text("id")?;
+        let of = entry.id::<Vmid>("guest");
+        let of = of.or_else(|| id.split('-').next()?.parse().ok())?;
+        let runs = entry.count("pid").is_some_and(|process| process > 0);
+        Some((of == guest && runs).then_some(id))
+    })?;
+    Ok(jobs.into_iter().flatten().collect())
+}
+
 /// Decodes `GET /pools`.
 pub fn pools(value: &Value) -> Result<Vec<PoolId>, Odd> {
     list(value, "pools", |entry| entry.id("poolid"))

@@ -12,7 +12,7 @@ use crate::plan::facts::Existing;
 use crate::plan::mark::Mark;
 use crate::plan::sample::{World, config, id, node, place, release, section, storage, summary};
 use crate::pve::guest::{AgentPing, GuestConfig, GuestDetail, GuestRef, Power, Vitals};
-use crate::pve::ha::{HaResource, HaRule};
+use crate::pve::ha::{HaResource, HaRule, HaSettings, HaSid};
 use crate::pve::id::{PoolId, Volid};
 use crate::pve::inventory::{ConfigSchema, Permissions, Release, Volume};
 use crate::pve::migration::{MigratePreconditions, MigrateRequest, Migrated};
@@ -160,6 +160,10 @@ impl Api for Fake {
         self.asked("replication")
             .map(|()| vec![job(0, "565"), job(0, "566")])
     }
+    async fn replicating(&self, place: &GuestRef) -> Result<Vec<String>, ApiError> {
+        self.asked(format!("replicating {}", place.vmid))
+            .map(|()| Vec::new())
+    }
     async fn pools(&self) -> Result<Vec<PoolId>, ApiError> {
         self.asked("pools").map(|()| vec![id("customers")])
     }
@@ -249,6 +253,21 @@ impl Api for Fake {
     }
     async fn ha_rules(&self) -> Result<Vec<HaRule>, ApiError> {
         panic!("a survey is not about HA");
+    }
+    async fn ha_resource(&self, _sid: HaSid) -> Result<Option<HaSettings>, ApiError> {
+        panic!("a survey is not about HA");
+    }
+    async fn ha_acts_on(&self, _sid: HaSid) -> Result<bool, ApiError> {
+        panic!("a survey is not about HA");
+    }
+    async fn set_ha_state(&self, _sid: HaSid, _state: &str) -> Result<(), ApiError> {
+        panic!("a survey changes nothing");
+    }
+    async fn create_ha(&self, _sid: HaSid, _settings: &HaSettings) -> Result<(), ApiError> {
+        panic!("a survey changes nothing");
+    }
+    async fn remove_ha(&self, _sid: HaSid) -> Result<(), ApiError> {
+        panic!("a survey changes nothing");
     }
     async fn ha_maintenance(&self) -> Result<BTreeSet<NodeName>, ApiError> {
         panic!("a survey is not about HA");
@@ -499,6 +518,7 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         onboot_set: true,
         id: None,
         returning: false,
+        ha: None,
         order: None,
         claim: None,
         volumes: BTreeMap::new(),

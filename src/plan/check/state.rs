@@ -8,11 +8,10 @@ use crate::plan::mark::{CLONING, CREATING, MIGRATED};
 use crate::pve::guest::Power;
 use crate::pve::id::NodeName;
 
-/// Returns all verdicts on a guest's state, but for its [`snapshots`].
+/// Returns all verdicts on a guest's state, but for its [`snapshots`] and for HA (`plan/ha.rs`).
 pub fn all(name: &str, guest: &WantedGuest) -> Vec<Verdict> {
-    let checks: [fn(&str, &WantedGuest) -> Option<Verdict>; 9] = [
-        locked, suspended, pending, ha_managed, replicated, template, odd_status, firewalled,
-        name_fits,
+    let checks: [fn(&str, &WantedGuest) -> Option<Verdict>; 8] = [
+        locked, suspended, pending, replicated, template, odd_status, firewalled, name_fits,
     ];
     checks
         .iter()
@@ -74,50 +73,43 @@ pub fn pending(name: &str, guest: &WantedGuest) -> Option<Verdict> {
     })
 }
 
-/// Refuses a guest that HA would start again; one that HA ignores may go.
-pub fn ha_managed(name: &str, guest: &WantedGuest) -> Option<Verdict> {
-    let vmid = guest.detail.place.vmid;
-    if !guest.detail.ha_managed && guest.ha_state.is_none() {
-        return None;
-    }
-    if guest.ha_state.as_deref() == Some("ignored") {
-        return Some(Verdict::warn(
-            name,
-            "ha-ignored",
-            "it is configured for HA, in state ignored; its HA settings are not carried",
-            format!("when the move is done: ha-manager remove vm:{vmid}, and add it on the target"),
-        ));
-    }
-    Some(Verdict::refuse(
-        name,
-        "ha-managed",
-        format!(
-            "it is managed by HA (state {}), which would start it again",
-            guest.ha_state.as_deref().unwrap_or("unknown")
-        ),
-        format!("ha-manager set vm:{vmid} --state ignored, or ha-manager remove vm:{vmid}"),
-    ))
-}
-
-/// Refuses a replicated guest.
+/// Judges a guest's replication jobs: one that is copying just now is waited for; they stay with the source.
 pub fn replicated(name: &str, guest: &WantedGuest) -> Option<Verdict> {
     let jobs = &guest.replication;
-    let commands: Vec<String> = jobs
-        .iter()
-        .map(|job| format!("pvesr delete {}", job.id))
-        .collect();
+    if jobs.is_empty() {
+        return None;
+    }
+    if !guest.replicating.is_empty() {
+        return Some(Verdict::refuse(
+            name,
+            "replication-running",
+            format!(
+                "its replication {} is copying just now",
+                guest.replicating.join(", ")
+            ),
+            "wait until pvesr status shows its end, or have that waited for: --wait-for-locks 30min",
+        ));
+    }
     let targets: Vec<String> = jobs
         .iter()
         .map(|job| format!("{} to {}", job.id, job.target))
         .collect();
-    (!jobs.is_empty()).then(|| {
-        Verdict::refuse(
-            name,
-            "replicated",
-            format!("it has replication jobs: {}", targets.join(", ")),
-            format!("{}, and wait until they are gone", commands.join(" && ")),
-        )
-    })
+    let commands: Vec<String> = jobs
+        .iter()
+        .map(|job| format!("pvesr delete {}", job.id))
+        .collect();
+    Some(Verdict::warn(
+        name,
+        "replicated",
+        format!(
+            "its replication jobs stay with the source and go on copying {name}{MIGRATED}: {}",
+            targets.join(", ")
+        ),
+        format!(
+            "when the move is done: {}, without which it cannot be removed either; on the target add what you want",
+            commands.join(" && ")
+        ),
+    ))
 }
 
 /// Refuses a template.

@@ -303,7 +303,18 @@ fn the_guests_state_is_judged() {
                 target: "node4".to_owned(),
             });
         },
-        &["!replicated"],
+        &["replicated"],
+    );
+    check(
+        |world| {
+            world.guest().replication.push(ReplicationJob {
+                id: "565-0".to_owned(),
+                guest: id("565"),
+                target: "node4".to_owned(),
+            });
+            world.guest().replicating = vec!["565-0".to_owned()];
+        },
+        &["!replication-running"],
     );
     check(|world| set(world, "template", "1"), &["!template"]);
     for (with_memory, expect) in [(false, "!snapshots"), (true, "!snapshots-with-memory")] {

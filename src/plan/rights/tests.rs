@@ -1,4 +1,5 @@
 use super::*;
+use crate::plan::ha::HaWish;
 use crate::plan::sample::{World, id, release};
 
 fn needed(keys: &[(&str, &str)], drives: &[(&str, &str)], at: &str) -> Vec<String> {
@@ -17,6 +18,7 @@ fn needed(keys: &[(&str, &str)], drives: &[(&str, &str)], at: &str) -> Vec<Strin
         storages: &BTreeSet::new(),
         pool: None,
         start: false,
+        joins_ha: false,
         asks_agent: false,
         release: release(at),
     });
@@ -41,6 +43,7 @@ fn asking_the_agent_needs_another_privilege_from_9_on() {
             storages: &BTreeSet::new(),
             pool: None,
             start: true,
+            joins_ha: false,
             asks_agent: true,
             release: release(at),
         });
@@ -139,7 +142,7 @@ fn every_key_that_is_copied_has_a_known_privilege() {
 #[test]
 fn a_stopped_guest_needs_no_power() {
     let mut world = World::new();
-    let count = |world: &mut World| on_source(world.guest()).len();
+    let count = |world: &mut World| on_source(world.guest(), HaWish::Refuse).len();
     assert_eq!(count(&mut world), 2);
     world.guest().detail.power = Power::Stopped;
     assert_eq!(count(&mut world), 1);

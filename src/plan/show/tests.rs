@@ -30,7 +30,7 @@ fn a_plan_is_shown_whole() {
 
         Estimates assume 110.0 MiB/s between the hosts, 500.0 MiB/s from disk and all of it read on both sides after the stop, 1 % changed between the last pre-copy and the stop, 20s to shut down.
 
-        Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.
+        Not carried: firewall rules, ACLs, backup jobs and replication settings; HA settings only with --ha recreate.
 
         Nothing forbids this move.
     "#]]
@@ -103,7 +103,7 @@ fn streams_between_pools_read_well() {
 
         Estimates assume 110.0 MiB/s between the hosts, 1 % changed between the last pre-copy and the stop, 20s to shut down.
 
-        Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.
+        Not carried: firewall rules, ACLs, backup jobs and replication settings; HA settings only with --ha recreate.
 
         Nothing forbids this move.
     "#]].assert_eq(&text(&world.request, &decision));

@@ -34,7 +34,7 @@ fn write_plan(out: &mut String, plan: &Shown) -> std::fmt::Result {
     if !plan.guests.is_empty() {
         writeln!(
             out,
-            "Not carried: firewall rules, ACLs, backup jobs, HA and replication settings.\n"
+            "Not carried: firewall rules, ACLs, backup jobs and replication settings; HA settings only with --ha recreate.\n"
         )?;
     }
     write_verdicts(out, "Refused", "refuse", &plan.verdicts)?;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Call, Refusal, Reply, nodes};
 use crate::sim::world::guest::Guest;
+use crate::sim::world::scenario::ReplicationSpec;
 
 /// `GET /version` and `GET /nodes/N/version`.
 pub(super) fn version(call: &mut Call<'_>) -> Reply {
@@ -180,26 +181,54 @@ pub(super) fn options(call: &mut Call<'_>) -> Reply {
 
 /// `GET /cluster/replication`.
 pub(super) fn replication(call: &mut Call<'_>) -> Reply {
-    let rows: Vec<Value> = call
-        .cluster
-        .replication
-        .iter()
-        .enumerate()
-        .filter(|(_, job)| {
-            call.cluster
-                .may(&call.who, &format!("/vms/{}", job.guest), &["VM.Audit"])
-        })
+    let rows = jobs(call).into_iter().map(|(_, row)| row);
+    Ok(json!(rows.collect::<Vec<_>>()))
+}
+
+/// `GET /nodes/N/replication`: the jobs of the guests on that node, with their states.
+pub(super) fn replication_states(call: &mut Call<'_>) -> Reply {
+    let wanted = call.number("guest");
+    let mut rows = Vec::new();
+    for (job, mut row) in jobs(call) {
+        let on_node = call
+            .cluster
+            .guests
+            .get(&job.guest)
+            .is_some_and(|guest| guest.node == call.node);
+        if !on_node || wanted.is_some_and(|wanted| wanted != u64::from(job.guest)) {
+            continue;
+        }
+        row["vmtype"] = json!("qemu");
+        row["source"] = json!(call.node);
+        row["fail_count"] = json!(0);
+        row["last_sync"] = json!(0);
+        row["last_try"] = json!(0);
+        if job.running {
+            row["pid"] = json!(4_242);
+        }
+        rows.push(row);
+    }
+    Ok(json!(rows))
+}
+
+/// Returns the jobs that the caller may see, as the configuration shows them.
+fn jobs(call: &Call<'_>) -> Vec<(ReplicationSpec, Value)> {
+    let all = &call.cluster.replication;
+    let visible = all.iter().enumerate().filter(|(_, job)| {
+        call.cluster
+            .may(&call.who, &format!("/vms/{}", job.guest), &["VM.Audit"])
+    });
+    visible
         .map(|(place, job)| {
-            let earlier = &call.cluster.replication[..place];
-            let number = earlier
+            let number = all[..place]
                 .iter()
                 .filter(|other| other.guest == job.guest)
                 .count();
-            json!({
+            let row = json!({
                 "id": format!("{}-{number}", job.guest), "guest": job.guest, "jobnum": number,
                 "target": job.target, "type": "local", "schedule": job.schedule,
-            })
+            });
+            (job.clone(), row)
         })
-        .collect();
-    Ok(json!(rows))
+        .collect()
 }

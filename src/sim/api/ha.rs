@@ -41,6 +41,17 @@ fn resource(cluster: &Cluster, ha: &HaSpec) -> Option<Value> {
     if ha.no_failback && cluster.release() >= (9, 0) {
         row["failback"] = json!(0);
     }
+    for (key, most) in [
+        ("max_restart", ha.max_restart),
+        ("max_relocate", ha.max_relocate),
+    ] {
+        if let Some(most) = most {
+            row[key] = json!(most);
+        }
+    }
+    if let Some(comment) = &ha.comment {
+        row["comment"] = json!(comment);
+    }
     Some(row)
 }
 
@@ -73,6 +84,71 @@ pub(super) fn show(call: &mut Call<'_>) -> Reply {
     found
         .and_then(|ha| resource(call.cluster, ha))
         .ok_or_else(missing)
+}
+
+/// `POST /cluster/ha/resources`.
+pub(super) fn create(call: &mut Call<'_>) -> Reply {
+    let vmid = vmid(call)?;
+    let sid = call.cluster.sid(vmid);
+    if call.cluster.ha.iter().any(|ha| ha.guest == vmid) {
+        return Err(Refusal::died(format!(
+            "create resource failed: resource ID '{sid}' already defined"
+        )));
+    }
+    let group = call.text("group").map(str::to_owned);
+    if group.is_some() && call.release() >= (9, 0) {
+        return Err(Refusal::param(
+            "group",
+            "ha groups have been migrated to rules",
+        ));
+    }
+    let known = |name: &String| {
+        call.cluster
+            .ha_groups
+            .iter()
+            .any(|known| known.name == *name)
+    };
+    if let Some(group) = group.as_ref().filter(|name| !known(name)) {
+        return Err(Refusal::died(format!(
+            "create resource failed: HA group '{group}' does not exist"
+        )));
+    }
+    let most = |key: &str| call.number(key).and_then(|most| u32::try_from(most).ok());
+    let resource = HaSpec {
+        guest: vmid,
+        state: match call.text("state").unwrap_or("started") {
+            "enabled" => "started".to_owned(),
+            state => state.to_owned(),
+        },
+        group,
+        no_failback: call.text("failback") == Some("0"),
+        max_restart: most("max_restart"),
+        max_relocate: most("max_relocate"),
+        comment: call.text("comment").map(str::to_owned),
+    };
+    call.cluster.ha.push(resource);
+    Ok(Value::Null)
+}
+
+/// `DELETE /cluster/ha/resources/SID`. The guest stays as it is.
+pub(super) fn remove(call: &mut Call<'_>) -> Reply {
+    let vmid = vmid(call)?;
+    let sid = call.cluster.sid(vmid);
+    let before = call.cluster.ha.len();
+    call.cluster.ha.retain(|ha| ha.guest != vmid);
+    if call.cluster.ha.len() == before {
+        return Err(Refusal::died(format!(
+            "delete resource failed: {sid} not configured!"
+        )));
+    }
+    if call.release() >= (9, 0) && call.text("purge") != Some("0") {
+        for rule in &mut call.cluster.ha_rules {
+            rule.guests.retain(|guest| *guest != vmid);
+        }
+        let rules = &mut call.cluster.ha_rules;
+        rules.retain(|rule| !rule.guests.is_empty());
+    }
+    Ok(Value::Null)
 }
 
 /// `PUT /cluster/ha/resources/SID`.

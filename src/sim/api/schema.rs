@@ -428,11 +428,38 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint("GET", "/cluster/replication", Access::User, &[]),
     endpoint(
         "GET",
+        "/nodes/{node}/replication",
+        Access::User,
+        &[NODE, integer("guest").format(Format::Vmid)],
+    ),
+    endpoint(
+        "GET",
         "/cluster/ha/resources",
         AUDIT_ROOT,
         &[text("type").words(&["ct", "vm"])],
     ),
     endpoint("GET", "/cluster/ha/resources/{sid}", AUDIT_ROOT, &[SID]),
+    endpoint(
+        "POST",
+        "/cluster/ha/resources",
+        CONSOLE,
+        &[
+            SID,
+            text("comment").longest(4096),
+            boolean("failback").since(9, 0),
+            text("group").format(Format::ConfigId),
+            integer("max_relocate").least(0),
+            integer("max_restart").least(0),
+            text("state").words(&["started", "stopped", "enabled", "disabled", "ignored"]),
+            text("type").words(&["ct", "vm"]),
+        ],
+    ),
+    endpoint(
+        "DELETE",
+        "/cluster/ha/resources/{sid}",
+        CONSOLE,
+        &[SID, boolean("purge").since(9, 1)],
+    ),
     endpoint(
         "PUT",
         "/cluster/ha/resources/{sid}",

@@ -34,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) place: usize,
     pub(crate) machine: Arc<dyn GuestMachine>,
     pub(crate) faults: Faults,
+    /// Becomes true when this way to the cluster ends.
+    pub(crate) off: tokio::sync::watch::Receiver<bool>,
 }
 
 /// A connection that is to break without an answer.
@@ -42,10 +44,16 @@ pub(crate) struct Server {
 struct Broken;
 
 impl Server {
-    /// Serves a cluster until the runtime ends.
+    /// Serves a cluster until the runtime ends, or this way to it.
     pub(crate) async fn serve(self, listener: TcpListener, tls: TlsAcceptor) {
+        let mut off = self.off.clone();
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // Without the listener connections are refused.
+                Ok(_) = off.wait_for(|off| *off) => return,
+            };
+            let Ok((stream, _)) = accepted else {
                 continue;
             };
             let (server, tls) = (self.clone(), tls.clone());
@@ -85,6 +93,9 @@ impl Server {
     }
 
     async fn respond(self, request: HttpRequest<Incoming>) -> Result<Response<Body>, Broken> {
+        if *self.off.borrow() {
+            return Err(Broken);
+        }
         let (alias, release) = {
             let world = self.lock();
             let cluster = &world.clusters[self.place];

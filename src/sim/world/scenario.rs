@@ -265,6 +265,8 @@ pub struct ReplicationSpec {
     pub target: String,
     /// When.
     pub schedule: String,
+    /// Whether it is copying just now.
+    pub running: bool,
 }
 
 /// One HA resource.
@@ -279,6 +281,12 @@ pub struct HaSpec {
     pub group: Option<String>,
     /// Whether it stays where it is when a node of higher priority comes back.
     pub no_failback: bool,
+    /// How often it is restarted before it is moved, where that is set.
+    pub max_restart: Option<u32>,
+    /// How often it is moved before HA gives up, where that is set.
+    pub max_relocate: Option<u32>,
+    /// Its comment.
+    pub comment: Option<String>,
 }
 
 /// One HA group.

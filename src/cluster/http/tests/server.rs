@@ -87,8 +87,16 @@ impl Server {
     pub(super) async fn start(
         script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
     ) -> Server {
+        Server::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same at another address.
+    pub(super) async fn start_at(
+        address: &str,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Server {
         let (acceptor, fingerprint, ca_pem) = identity();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        let listener = tokio::net::TcpListener::bind(address)
             .await
             .expect("a port");
         let port = listener.local_addr().expect("an address").port();
