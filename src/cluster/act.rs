@@ -54,7 +54,7 @@ impl HttpApi {
             tokio::time::sleep(self.poll_pause(started.elapsed())).await;
             let found = match self.read_config(place).await {
                 Ok(found) => Some(found),
-                Err(refused) if is_missing(&refused) || is_passing(&refused) => None,
+                Err(refused) if refused.says_no_such_guest() || is_passing(&refused) => None,
                 Err(refused) => return Err(refused),
             };
             if found != seen {
@@ -291,7 +291,7 @@ impl HttpApi {
             Err(error) => error,
         };
         let settle = maybe_done(&error) || matches!(error, ApiError::Task { .. });
-        let gone = is_missing(&error) || (settle && self.is_gone(place).await);
+        let gone = error.says_no_such_guest() || (settle && self.is_gone(place).await);
         if gone { Ok(()) } else { Err(error) }
     }
 
@@ -300,7 +300,7 @@ impl HttpApi {
         let started = Instant::now();
         loop {
             match self.read_config(place).await {
-                Err(error) if is_missing(&error) => return true,
+                Err(error) if error.says_no_such_guest() => return true,
                 Err(error) if !is_passing(&error) => return false,
                 Ok(_) | Err(_) if started.elapsed() >= self.pace.poll * 20 => return false,
                 Ok(_) | Err(_) => tokio::time::sleep(self.poll_pause(started.elapsed())).await,
@@ -364,13 +364,6 @@ pub(super) fn maybe_done(error: &ApiError) -> bool {
 
 fn is_server_error(error: &ApiError) -> bool {
     matches!(error, ApiError::Refused { status: 500, .. })
-}
-
-/// Says whether the guest is not there; there is no 404, only this text.
-pub(super) fn is_missing(error: &ApiError) -> bool {
-    is_server_error(error)
-        && error.reason().starts_with("Configuration file")
-        && error.reason().ends_with("does not exist")
 }
 
 /// Says whether the guest is locked by something that ends by itself: a file lock, or a create that is being finished.

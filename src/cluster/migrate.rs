@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::act::{KILL_TIME, is_missing, maybe_done};
+use super::act::{KILL_TIME, maybe_done};
 use super::http::{HttpApi, Repeat};
 use super::observe::guest_path;
 use super::task::{self, Upid, is_passing};
@@ -174,7 +174,7 @@ impl HttpApi {
         };
         match self.read_config(&there).await {
             Ok(_) => Ok(true),
-            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) if error.says_no_such_guest() => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -156,6 +156,13 @@ impl ApiError {
             ApiError::Stalled { .. } => "",
         }
     }
+
+    /// Says whether the guest that was asked about does not exist: there is no 404 for that, only this text.
+    pub fn says_no_such_guest(&self) -> bool {
+        matches!(self, ApiError::Refused { status: 500, .. })
+            && self.reason().starts_with("Configuration file")
+            && self.reason().ends_with("does not exist")
+    }
 }
 
 /// Changes to a guest's configuration, made in one call.

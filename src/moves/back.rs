@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{observe, resume, survey};
+use super::{resume, survey};
 use crate::cluster::{Api, ApiError};
 use crate::plan::MoveRequest;
 use crate::plan::back::reusable;
@@ -193,7 +193,7 @@ async fn look(
         }
         match api.guest(&guest.place).await {
             Ok(detail) => former.push(detail),
-            Err(error) if observe::is_missing(&error) => {}
+            Err(error) if error.says_no_such_guest() => {}
             Err(error) => return Err(error),
         }
     }

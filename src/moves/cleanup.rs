@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::back::Clusters;
 use super::hosts::Hosts;
-use super::{observe, survey};
+use super::survey;
 use crate::cluster::{Api, ApiError};
 use crate::config::Config;
 use crate::plan::cleanup::{self, Fate, InProgress, Kind, Leftover, Moves};
@@ -247,7 +247,7 @@ async fn in_progress(
         }
         let detail = match api.guest(&guest.place).await {
             Ok(detail) => detail,
-            Err(error) if observe::is_missing(&error) => continue,
+            Err(error) if error.says_no_such_guest() => continue,
             Err(error) => return Err(error),
         };
         if let Some(mark) = Mark::parse(detail.description()) {

@@ -135,16 +135,9 @@ impl Mover {
 pub(super) async fn seen(api: &dyn Api, place: &GuestRef) -> Result<Option<GuestDetail>, ApiError> {
     match api.guest(place).await {
         Ok(detail) => Ok(Some(detail)),
-        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) if error.says_no_such_guest() => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Says whether an error means that the guest does not exist; Proxmox VE has no status for that, only words.
-pub(super) fn is_missing(error: &ApiError) -> bool {
-    matches!(error, ApiError::Refused { .. })
-        && error.reason().contains("Configuration file")
-        && error.reason().contains("does not exist")
 }
 
 pub(super) fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {

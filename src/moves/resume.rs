@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use super::observe::is_missing;
 use crate::cluster::{Api, ApiError};
 use crate::plan::facts::{Existing, ExistingMoves};
 use crate::plan::mark::{Mark, NameMark};
@@ -32,7 +31,7 @@ pub async fn find(
         }
         let detail = match target.guest(&guest.place).await {
             Ok(detail) => detail,
-            Err(error) if is_missing(&error) => continue,
+            Err(error) if error.says_no_such_guest() => continue,
             Err(error) => return Err(error),
         };
         if let Some(mark) = Mark::parse(detail.description()).filter(|mark| mark.name == name) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::claim;
-use super::observe::{is_missing, sighting};
+use super::observe::sighting;
 use super::survey;
 use crate::cluster::{Api, ApiError};
 use crate::plan::claim::Standing;
@@ -185,7 +185,7 @@ async fn targets(
                 }
                 None => {}
             },
-            Ok(Err(error)) if is_missing(&error) => {}
+            Ok(Err(error)) if error.says_no_such_guest() => {}
             Ok(Err(error)) => return Err(error),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
@@ -227,7 +227,7 @@ async fn source_of(
     };
     match seen.api.guest(&place).await {
         Ok(detail) => Ok(Some((alias, detail))),
-        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) if error.says_no_such_guest() => Ok(None),
         Err(error) => Err(error),
     }
 }
