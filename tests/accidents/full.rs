@@ -17,10 +17,10 @@ use crate::stage::{self, MIB, clusters, disk, guest, launch, names, nothing_left
 use crate::{await_porter, finishes, image, said, source_image, target_storage, words};
 
 const SIZE: u64 = 64 * MIB;
-/// Enough for the porter and one disk.
+/// Enough for the porter, or for a few disks.
 const ROOM: u64 = 256 * MIB;
 
-/// Starts guests whose target storage is a small disk.
+/// Starts guests whose target storage is a small disk; proxmove's own files are on another one.
 async fn on_a_small_disk(formats: &[&str]) -> (Stage, SmallDisk) {
     let guests = (0..)
         .zip(formats)
@@ -34,10 +34,9 @@ async fn on_a_small_disk(formats: &[&str]) -> (Stage, SmallDisk) {
         settings.hot_bytes = Some(8 * MIB);
     })
     .await;
-    let small = SmallDisk::mount(&target_storage(&stage), ROOM);
-    for name in ["images", "temp"] {
-        fs::create_dir(small.path.join(name)).unwrap();
-    }
+    let images = target_storage(&stage).join("images");
+    fs::create_dir_all(&images).unwrap();
+    let small = SmallDisk::mount(&images, ROOM);
     (stage, small)
 }
 
@@ -110,7 +109,7 @@ async fn a_target_that_fills_up_while_the_guest_runs() {
             fs::remove_file(&ballast).unwrap();
         }
         let target = finishes(&stage, &words, vmid);
-        is_whole(&image(&small.path.join("images"), target));
+        is_whole(&image(&small.path, target));
         let _ = fs::remove_file(ballast);
     }
     nothing_left(&stage);
@@ -153,14 +152,15 @@ async fn a_target_that_is_full_when_the_guest_is_down() {
         );
         fs::remove_file(small.path.join("somebody-elses.log")).unwrap();
         let target = finishes(&stage, &words, vmid);
-        is_whole(&image(&small.path.join("images"), target));
+        is_whole(&image(&small.path, target));
         small.resize(2 * ROOM);
     }
     nothing_left(&stage);
     drop(stage);
 }
 
-/// Writes what a guest wrote right before its end, where nothing was before: the final delta needs room for it.
+/// Writes what a guest wrote right before its end, where no guest here has records (they lie in 8 MiB whose place follows
+/// from seed and VMID) and little else was: the final delta needs room for it.
 fn last_words(image: &Path) {
     let raw = image
         .extension()
@@ -170,7 +170,7 @@ fn last_words(image: &Path) {
             "-f",
             if raw { "raw" } else { "qcow2" },
             "-c",
-            "write -P 0x5a 40M 12M",
+            "write -P 0x5a 34M 12M",
         ])
         .arg(image)
         .stdout(Stdio::null())

@@ -64,7 +64,7 @@ async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
     )
     .expect(0);
     let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
-    assert_eq!(plan["guests"][0]["drives"][0]["tool"], "stock", "{plan:#}");
+    assert_eq!(plan["guests"][0]["drives"][1]["tool"], "stock", "{plan:#}");
 
     let before = config(&stage, "apple", 600);
     stage.simulation.faults().add(Fault {

@@ -314,7 +314,7 @@ mod tests {
             read_size(&text);
             read_told(&text);
             read_holds(&text);
-            (only_missing(&text), still_receiving(&text));
+            let _ = (only_missing(&text), still_receiving(&text));
         }
 
         #[test]
