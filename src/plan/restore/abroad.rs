@@ -74,7 +74,7 @@ impl Work<'_> {
             ),
             Abroad::There(Ok(why)) | Abroad::Returning(Ok(why)) => (Passage::Back, why),
             Abroad::There(Err(reason)) | Abroad::Returning(Err(reason)) => {
-                let reason = format!("cannot come back from {from}: {reason}");
+                let reason = format!("is on {from}, and has no way back: {reason}");
                 return Some(self.left(guest, Action::Stuck, reason));
             }
             Abroad::Unknown(reason) => {
