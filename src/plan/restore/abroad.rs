@@ -34,7 +34,7 @@ impl Passage {
 
 impl Work<'_> {
     /// Decides about a guest that was sent to another cluster; `None` for one that is as any other.
-    pub(super) fn from_cluster(&mut self, guest: &GuestFacts, away: &Away) -> Option<Return> {
+    pub(super) fn sent_abroad(&mut self, guest: &GuestFacts, away: &Away) -> Option<Return> {
         let from = guest.sent_abroad()?.clone();
         let abroad = guest.seen.as_ref()?.abroad.clone()?;
         if abroad == Abroad::Home {
