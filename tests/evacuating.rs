@@ -1,6 +1,6 @@
 //! The real program empties simulated nodes and brings everything back: the runbook, scenarios as data, the operator's
 //! other commands, the end of proxmove at every call.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "evacuating/across.rs"]
 mod across;

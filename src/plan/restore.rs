@@ -288,7 +288,7 @@ impl Work<'_> {
         if let Some(why) = self.request.select.refuses(guest) {
             return result(Action::Left, false, &why);
         }
-        if let Some(decided) = self.from_cluster(guest, away) {
+        if let Some(decided) = self.sent_abroad(guest, away) {
             return decided;
         }
         if !self.request.move_guests {

@@ -225,13 +225,8 @@ async fn no_move_leaves_it_there_and_all_means_all() {
     launch(&stage, &words, &[]).wait().expect(0);
     assert_eq!(notes(&stage, "node1"), "");
     for (vmid, guest) in all(&stage) {
-        assert_eq!(
-            guest
-                .config
-                .get("tags")
-                .is_some_and(|tags| tags.contains("proxmove-")),
-            false
-        );
+        let tags = guest.config.get("tags").cloned().unwrap_or_default();
+        assert!(!tags.contains("proxmove-"), "{vmid}: {tags}");
         let notes = guest.config.get("description").cloned().unwrap_or_default();
         assert!(!notes.contains("origin:"), "{vmid}: {notes}");
     }
@@ -338,6 +333,40 @@ async fn what_cannot_go_there_is_refused_before_the_first_change() {
     assert_eq!(stage.simulation.faults().writes(), []);
     launch(&stage, &words, &[]).wait().expect(0);
     assert_eq!(all(&stage), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_interrupted_move_there_leaves_the_guest_running_and_is_given_up_by_a_restore() {
+    let guests = vec![writing(565, "web1", 2, MIB), writing(566, "db1", 2, 0)];
+    let stage = start(clusters(guests)).await;
+    let before = all(&stage);
+    let words = [
+        "evacuate",
+        "node1",
+        "--json",
+        "--execute",
+        "--to-cluster",
+        PLACE,
+    ];
+    let words = quick(&[&words[..], &["--all-to-cluster"]].concat());
+    let running = launch(&stage, &words, &[]);
+    while stage.vmid("banana", "web1--CREATING").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.signal(rustix::process::Signal::INT);
+    let ended = running.wait().expect(130);
+    let results = ended.events().pop().unwrap();
+    assert_eq!(results["interrupted"], true);
+    assert_eq!(of(&results, 565)["result"], "LEFT");
+    assert_eq!(of(&results, 566)["reason"], "was not begun: interrupted");
+    assert!(runs(&stage, "apple", 565) && runs(&stage, "apple", 566));
+    let words = quick(&["restore", "node1", "--json", "--yes"]);
+    let back = launch(&stage, &words, &[]).wait().expect(0);
+    assert_eq!(of(&back.events()[0], 565)["action"], "give up");
+    assert_eq!(all(&stage), before);
+    assert_eq!(stage::names(&stage, "banana"), [] as [String; 0]);
+    assert_eq!(notes(&stage, "node1"), "");
+    nothing_left(&stage);
 }
 
 /// What is seen right before a run is killed: the rungs of a move from the first to the last.

@@ -101,23 +101,29 @@ impl Evacuator {
             .await
             .map_err(|failure| failure.error.join(": "))?
             .decision;
-        let refusals: Vec<String> = decision
-            .all_verdicts()
-            .filter(|verdict| verdict.severity == Severity::Refuse)
-            .map(|verdict| format!("{} [{}] ({})", verdict.reason, verdict.code, verdict.remedy))
-            .collect();
+        let said = |severity: Severity| -> Vec<String> {
+            decision
+                .all_verdicts()
+                .filter(|verdict| verdict.severity == severity)
+                // That it is overwritten is what a way back is.
+                .filter(|verdict| verdict.code != "former-overwritten")
+                .map(|verdict| {
+                    format!("{} [{}] ({})", verdict.reason, verdict.code, verdict.remedy)
+                })
+                .collect()
+        };
+        let refusals = said(Severity::Refuse);
         if !refusals.is_empty() {
             return Err(refusals.join("; "));
         }
         let shown = show::shown(&request, &decision);
-        let size = shown.guests.first().map(|guest| guest.bytes);
-        Ok(match size {
-            Some(bytes) => format!(
-                "comes back from {from} to its former self; at most {} are looked at, and what has changed travels",
-                Bytes(bytes)
-            ),
-            None => format!("comes back from {from} to its former self"),
-        })
+        let size = shown.guests.first().map_or(0, |guest| guest.bytes);
+        let mut parts = vec![format!(
+            "comes back from {from} to its former self, which is overwritten with what has changed; at most {} are looked at",
+            Bytes(size)
+        )];
+        parts.extend(said(Severity::Warn));
+        Ok(parts.join("; "))
     }
 
     /// Asks the mover and the other cluster about the guests that are to go there.

@@ -69,6 +69,27 @@ fn a_plan_says_everything_that_will_be_done() {
 }
 
 #[test]
+fn the_note_and_the_tag_of_an_evacuation_do_not_travel() {
+    let note = "mine\n\nproxmove: this guest is away from its node, and comes back with 'proxmove restore'\n\
+                - origin: node1\n- sent to: banana:node2:ssd\n- running: yes\n- by: ann@laptop\n- since: now\n\
+                proxmove: end of the evacuation's notes";
+    for (tags, left) in [
+        ("web;proxmove-from-node1", Some("web")),
+        ("proxmove-from-node1", None),
+        ("web;db", Some("web;db")),
+    ] {
+        let mut world = World::new();
+        let config = &mut world.guest().detail.config.0;
+        config.insert("tags".to_owned(), tags.to_owned());
+        config.insert("description".to_owned(), note.to_owned());
+        let decision = world.decide();
+        let plan = decision.plans.first().expect("one plan");
+        assert_eq!(plan.create.get("tags").map(String::as_str), left);
+        assert_eq!(plan.description, "mine");
+    }
+}
+
+#[test]
 fn vmids_are_given_once() {
     let vmids = |world: &World| -> Vec<u32> {
         let plans = world.decide().plans;

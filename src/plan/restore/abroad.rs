@@ -34,7 +34,7 @@ impl Passage {
 
 impl Work<'_> {
     /// Decides about a guest that was sent to another cluster; `None` for one that is as any other.
-    pub(super) fn from_cluster(&mut self, guest: &GuestFacts, away: &Away) -> Option<Return> {
+    pub(super) fn sent_abroad(&mut self, guest: &GuestFacts, away: &Away) -> Option<Return> {
         let from = guest.sent_abroad()?.clone();
         let abroad = guest.seen.as_ref()?.abroad.clone()?;
         if abroad == Abroad::Home {
@@ -74,7 +74,7 @@ impl Work<'_> {
             ),
             Abroad::There(Ok(why)) | Abroad::Returning(Ok(why)) => (Passage::Back, why),
             Abroad::There(Err(reason)) | Abroad::Returning(Err(reason)) => {
-                let reason = format!("cannot come back from {from}: {reason}");
+                let reason = format!("is on {from}, and has no way back: {reason}");
                 return Some(self.left(guest, Action::Stuck, reason));
             }
             Abroad::Unknown(reason) => {

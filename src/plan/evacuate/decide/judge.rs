@@ -194,7 +194,7 @@ impl<'a> Work<'a> {
                     Some(guest),
                     "no-target",
                     format!("no node takes it: {reasons}"),
-                    "remove what stands against it, or give it the policy 'stop' or 'ignore'",
+                    "remove what stands against it, use --to-cluster, or give it the policy 'stop' or 'ignore'",
                 );
             }
         }
