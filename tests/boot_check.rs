@@ -469,6 +469,11 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
             .unwrap()
             .push(format!("{what}: {}, noted {noted}", ended.code));
         let target_runs = names(&stage, "banana").contains(&"web1".to_owned());
+        if after != "abort" && !noted && target_runs && ended.code == 6 {
+            // On a busy machine it has run for longer than the check watches until somebody looks again.
+            assert!(ended.stdout.contains("not returned by itself"), "{what}");
+            continue;
+        }
         if after == "abort" && !noted && target_runs {
             // Nothing says that the boot has failed.
             assert_eq!(ended.code, 4, "{what}");
