@@ -281,6 +281,20 @@ fn missing_rights_are_found_before_anything_is_changed() {
     let text = r#"{"name": "rights", "guests": [{"vmid": 101}, {"vmid": 102}], "request": {"policy": "migrate"}, "expect": {}}"#;
     let scenario: Scenario = serde_json::from_str(text).unwrap();
     let plan = decide::decide(&scenario.inventory(), &scenario.request());
+    each_right_is_missed(&|permissions| rights::judge(permissions, &plan));
+}
+
+#[test]
+fn a_restore_misses_rights_before_anything_is_changed() {
+    let text = r#"{"name": "rights", "guests": [{"vmid": 101, "node": "pve2", "running": false, "away": {"origin": "pve1", "to": "pve2"}}], "expect": {}}"#;
+    let scenario: Scenario = serde_json::from_str(text).unwrap();
+    let plan = restore::decide(&scenario.inventory(), &scenario.restore());
+    assert_eq!(plan.guests[0].action.as_str(), "move");
+    each_right_is_missed(&|permissions| restore::judge_rights(permissions, &plan));
+}
+
+/// Takes away one right after the other, and expects each to be missed alone.
+fn each_right_is_missed(judge: &dyn Fn(&Permissions) -> Vec<Verdict>) {
     let granted = |privileges: &[&str]| {
         let privileges = privileges.iter().map(|name| ((*name).to_owned(), true));
         Permissions([("/".to_owned(), privileges.collect())].into())
@@ -292,11 +306,11 @@ fn missing_rights_are_found_before_anything_is_changed() {
         "VM.Config.Options",
         "Sys.Modify",
     ];
-    assert_eq!(rights::judge(&granted(&all), &plan), []);
+    assert_eq!(judge(&granted(&all)), []);
     for (at, missing) in all.iter().enumerate() {
         let mut some = all.to_vec();
         some.remove(at);
-        let found = rights::judge(&granted(&some), &plan);
+        let found = judge(&granted(&some));
         assert_eq!(found.len(), 1, "without {missing}: {found:?}");
         assert!(found[0].remedy.contains(missing), "{found:?}");
         let refuses = found[0].severity == Severity::Refuse;
