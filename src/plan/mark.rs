@@ -28,8 +28,8 @@ const NOTHING: &str = "nothing";
 const MOVING: &str = "proxmove: being moved to ";
 /// The most characters of a description that Proxmox VE takes.
 const LIMIT: usize = 8192;
-/// Room for the claim, which comes and goes.
-const ROOM_FOR_CLAIM: usize = 256;
+/// Room for the lines that come and go: who works on it, and that it is finishing.
+const ROOM_TO_COME: usize = 256;
 
 /// What a placeholder's notes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Mark {
             let order = format!("order: {}", order.render());
             let length: usize = lines.iter().map(|line| line.chars().count() + 1).sum();
             // Rather to be told again than no mark at all.
-            if length + order.chars().count() + LAST_LINE.len() + ROOM_FOR_CLAIM <= LIMIT {
+            if length + order.chars().count() + LAST_LINE.len() + ROOM_TO_COME <= LIMIT {
                 lines.push(order);
             }
         }
@@ -133,7 +133,7 @@ impl Mark {
     pub fn over(&self, notes: &str) -> String {
         let (mark, notes) = (self.render(), without_mark(notes));
         let both = format!("{mark}\n\n{notes}");
-        match notes.is_empty() || both.chars().count() > LIMIT {
+        match notes.is_empty() || both.chars().count() + ROOM_TO_COME > LIMIT {
             true => mark,
             false => both,
         }
