@@ -180,11 +180,11 @@ async fn whole_move(tool: Tool) {
     assert_eq!(mode & 0o007, 0, "nobody else reads a guest's disk");
 
     noise(&source, 1, 1, 4);
-    // Stock tools do not tell which side was written to.
-    match (tool, lab.state().await) {
-        (Tool::Porter, VolumeState::SourceNewer) | (Tool::Stock, VolumeState::Partial { .. }) => {}
-        (_, state) => panic!("{state:?}"),
-    }
+    assert_eq!(lab.state().await, VolumeState::SourceNewer);
+    lab.done(FINAL).await;
+    lab.same();
+    noise(&lab.pair.target.path, 1, 1, 5);
+    assert_eq!(lab.state().await, VolumeState::TargetNewer);
     lab.done(FINAL).await;
     lab.same();
 

@@ -219,7 +219,16 @@ impl RestoreJob {
             if !ran {
                 tools.step(&guest.name, "start", "starting it");
             }
-            if let Err(stranded) = tools.make_run(place, true).await {
+            let mut started = tools.make_run(place, true).await;
+            let elsewhere = |now: GuestRef| now.node != place.node;
+            if started.is_err() && tools.find(place).await.is_ok_and(elsewhere) {
+                // The HA manager took it away between the look and the start, by an order from before the restore.
+                started = match self.by_ha(guest, &place.node).await {
+                    Ok(_) => tools.make_run(place, true).await,
+                    Err(stranded) => Err(stranded),
+                };
+            }
+            if let Err(stranded) = started {
                 return result(guest, at, Fate::Failed, &stranded.reason, true);
             }
             if !ran && guest.up_delay > 0 {
