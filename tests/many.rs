@@ -1,8 +1,7 @@
 //! Many guests with one command while one request in twenty goes wrong, and now and then one is given up: each ends moved
 //! or as it was, nothing of ours is left, and the program's memory stays small.
 //!
-//! Forty guests at each run; `PROXMOVE_GUESTS=200` for as many as the project promises, `PROXMOVE_SEED=6` for other
-//! faults.
+//! Ten guests at each run; `PROXMOVE_GUESTS=200` for as many as the project promises, `PROXMOVE_SEED=6` for other faults.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/stage.rs"]
@@ -23,8 +22,11 @@ const MOST: u64 = 200 * 1024;
 /// Commands after which every guest must have been moved.
 const ROUNDS: usize = 8;
 
-/// Runs the program, and returns the most memory it was seen to use, in KiB.
-fn measured(stage: &Stage, words: &[&str]) -> (Ended, u64) {
+/// Runs the program, and returns the most memory it was seen to use, in KiB. From its first change on, `disturb` is in
+/// force: a plan that cannot be made is given up as a whole, and no guest would be moved under faults.
+fn measured(stage: &Stage, words: &[&str], disturb: impl FnOnce()) -> (Ended, u64) {
+    let mut disturb = Some(disturb);
+    stage.simulation.faults().forget();
     let mut running = launch(stage, words, &[]).patient(Duration::from_secs(3000));
     let status = format!("/proc/{}/status", running.id());
     let mut most = 0;
@@ -33,7 +35,12 @@ fn measured(stage: &Stage, words: &[&str]) -> (Ended, u64) {
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
         most = most.max(peak.unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(100));
+        if !stage.simulation.faults().writes().is_empty()
+            && let Some(disturb) = disturb.take()
+        {
+            disturb();
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     (running.wait(), most)
 }
@@ -64,7 +71,7 @@ fn break_some(stage: &Stage, random: &mut fastrand::Rng, requests: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
-    let count = number_in("PROXMOVE_GUESTS").unwrap_or(40);
+    let count = number_in("PROXMOVE_GUESTS").unwrap_or(10);
     let seed = number_in("PROXMOVE_SEED").unwrap_or(5);
     let name = |number: u32| format!("vm{number:03}");
     let specs = (0..count)
@@ -94,14 +101,16 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
         if left.is_empty() {
             break;
         }
+        stage.simulation.faults().clear();
         // The last round is without faults: a night ends.
-        match round + 1 < ROUNDS {
-            true => break_some(&stage, &mut random, left.len() * 120),
-            false => stage.simulation.faults().clear(),
-        }
+        let disturb = || {
+            if round + 1 < ROUNDS {
+                break_some(&stage, &mut random, left.len() * 120);
+            }
+        };
         let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
         words.extend(left.iter().map(String::as_str));
-        let (ended, memory) = measured(&stage, &words);
+        let (ended, memory) = measured(&stage, &words, disturb);
         assert!(
             [0, 4, 5, 6].contains(&ended.code),
             "{} {}{}",
