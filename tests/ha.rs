@@ -58,6 +58,19 @@ async fn stage_with_ha() -> Stage {
     stage::start(with_ha(), |_| {}).await
 }
 
+/// Has the attaching fail, with the source stopped and HA out of the way.
+fn attaching_fails(stage: &Stage) {
+    stage.simulation.faults().add(Fault {
+        cluster: Some("banana".to_owned()),
+        nth: Some(2),
+        ..Fault::first(
+            "PUT",
+            "/nodes/*/qemu/*/config",
+            FaultKind::Error(500, "boom".to_owned()),
+        )
+    });
+}
+
 fn ha(stage: &Stage, cluster: &str) -> Vec<HaSpec> {
     let world = stage.simulation.world();
     let mut clusters = world.clusters.iter();
@@ -159,16 +172,7 @@ async fn an_abort_gives_the_source_back_to_ha() {
     for wish in ["suspend", "recreate"] {
         let stage = stage_with_ha().await;
         let before: BTreeMap<String, String> = config(&stage, "apple", 565);
-        // Attaching fails, with the source stopped and HA out of the way.
-        stage.simulation.faults().add(Fault {
-            cluster: Some("banana".to_owned()),
-            nth: Some(2),
-            ..Fault::first(
-                "PUT",
-                "/nodes/*/qemu/*/config",
-                FaultKind::Error(500, "boom".to_owned()),
-            )
-        });
+        attaching_fails(&stage);
         go(&stage, &["--ha", wish]).expect(6);
         stage.simulation.faults().clear();
         assert_eq!(state(&stage, "apple", 565).as_deref(), Some("ignored"));
@@ -192,15 +196,7 @@ async fn an_abort_gives_the_source_back_to_ha() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_source_that_is_to_stay_stopped_stays_out_of_ha() {
     let stage = stage_with_ha().await;
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        nth: Some(2),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Error(500, "boom".to_owned()),
-        )
-    });
+    attaching_fails(&stage);
     go(&stage, &["--ha", "suspend"]).expect(6);
     stage.simulation.faults().clear();
     let words = ["abort", "--json", "--skip-start", "apple", "banana", "web1"];

@@ -9,11 +9,9 @@ use super::Evacuator;
 use super::close::is_conflict;
 use crate::cluster::{ApiError, ConfigChange};
 use crate::plan::evacuate::note::{Away, Sent, tag, with_tag, without_tag};
-use crate::pve::guest::GuestRef;
+use crate::pve::guest::{GuestRef, LONGEST_DESCRIPTION};
 
 const TRIES: usize = 5;
-/// The most characters of a guest's description.
-const LIMIT: usize = 8192;
 /// What a move to another cluster notes on its source, without which nobody finds the way back.
 const ROOM_FOR_MOVE: usize = 256;
 
@@ -46,7 +44,7 @@ impl Evacuator {
             };
             let description = noted.put(detail.description()).ok_or(MarkError::NoRoom)?;
             if matches!(noted.to, Sent::Cluster(_))
-                && description.chars().count() + ROOM_FOR_MOVE > LIMIT
+                && description.chars().count() + ROOM_FOR_MOVE > LONGEST_DESCRIPTION
             {
                 return Err(MarkError::NoRoom);
             }

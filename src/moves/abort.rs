@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::claim::is_late;
+use super::claim::{ATTEMPTS, is_late};
 use super::observe::Volumes;
 use super::perform::change;
 use super::{GuestMove, MoveError, Mover, Stopped};
@@ -20,10 +20,7 @@ use crate::report::Event;
 use crate::transfer::TransferError;
 
 /// Between two looks at a cluster that cannot be reached.
-pub(super) const PAUSE: Duration = Duration::from_secs(5);
-
-/// How often a change of the source is tried again that somebody else's came before.
-const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// How to walk back.
 #[derive(Clone, Copy, Debug)]
@@ -117,20 +114,31 @@ impl Mover {
                 }
                 Err(error) => error,
             };
-            if !may_pass(&error) || got_on.elapsed() >= wanted.patience {
-                return Err(error);
-            }
-            self.reporter.tell(&Event::Notice {
-                guest: Some(job.plan.name.clone()),
-                text: format!(
-                    "{}; trying again",
-                    crate::transfer::probe::with_causes(&error)
-                ),
-            });
-            tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
-                () = self.interrupt.asked() => return Err(error),
-            }
+            self.wait_or(error, job, got_on, wanted.patience).await?;
+        }
+    }
+
+    /// Waits a moment before what may pass is tried again.
+    pub(super) async fn wait_or(
+        &self,
+        error: MoveError,
+        job: &GuestMove,
+        got_on: Instant,
+        patience: Duration,
+    ) -> Result<(), MoveError> {
+        if !may_pass(&error) || got_on.elapsed() >= patience {
+            return Err(error);
+        }
+        self.reporter.tell(&Event::Notice {
+            guest: Some(job.plan.name.clone()),
+            text: format!(
+                "{}; trying again",
+                crate::transfer::probe::with_causes(&error)
+            ),
+        });
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => Ok(()),
+            () = self.interrupt.asked() => Err(error),
         }
     }
 
@@ -202,7 +210,7 @@ impl Mover {
         }
     }
 
-    async fn look_without_volumes(&self, job: &GuestMove) -> Result<Facts, MoveError> {
+    pub(super) async fn look_without_volumes(&self, job: &GuestMove) -> Result<Facts, MoveError> {
         let alone = job.without_volumes();
         self.look(&alone, Volumes::Always).await
     }

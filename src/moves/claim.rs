@@ -180,7 +180,8 @@ impl Mover {
         step: &str,
         change: impl Fn(&Mark) -> Mark,
     ) -> Result<(), MoveError> {
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let (source, target) = self.guests(job).await?;
             if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
                 return Err(error);
@@ -201,11 +202,10 @@ impl Mover {
                     job.note(&changed);
                     return Ok(());
                 }
-                Err(error) if is_late(&error) && attempt < ATTEMPTS => {}
+                Err(error) if is_late(&error) && attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(job.api(step)(error)),
             }
         }
-        Ok(())
     }
 
     /// Leaves the claim, so that whoever comes next need not wait. Failing is no harm.

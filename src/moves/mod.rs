@@ -4,7 +4,8 @@
 //! (volumes are the engine's business, and a node's file is that of `host/node_file.rs`) and decides nothing itself
 //! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding
 //! interrupted moves; `claim.rs`, two operators at once; `abort.rs`, giving a move up; `back.rs`, finding a guest's former
-//! self; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
+//! self; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several
+//! guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
 
 pub mod abort;
 pub mod again;
@@ -351,19 +352,10 @@ impl Mover {
 
     /// Returns the lowest rung that both clusters allow, without the hosts being asked.
     async fn without_hosts(&self, job: &GuestMove) -> Option<Rung> {
-        let (source, target) = self.guests(job).await.ok()?;
-        let attached = target
-            .as_ref()
-            .is_some_and(|target| observe::missing_drives(&job.plan, target).is_empty());
-        let mark = target
-            .as_ref()
-            .and_then(|target| Mark::parse(target.description()));
+        let facts = self.look_without_volumes(job).await.ok()?;
         let rung = derive(&Facts {
-            source: source.as_ref().map(observe::sighting),
-            target: target.as_ref().map(observe::sighting),
             data: vec![Data::Partial; job.pairs.len()],
-            attached,
-            finishing: mark.is_some_and(|mark| mark.finishing),
+            ..facts
         });
         // Data that nobody has looked at contradict nothing.
         (!matches!(rung, Rung::Contradiction(_))).then_some(rung)

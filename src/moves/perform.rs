@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::claim::is_late;
+use super::claim::{ATTEMPTS, is_late};
 use super::observe::missing_drives;
 use super::precopy::QUIET;
 use super::{Account, GuestMove, MoveError, Mover};
@@ -30,9 +30,6 @@ use crate::transfer::Pass;
 /// the keys of a call in no particular order, so the order in the call may be lost. They are set with the target's name,
 /// which nothing that runs can be without.
 const WITH_DRIVES: [&str; 2] = ["boot", "bootdisk"];
-
-/// How often a change of the source is tried again that somebody else's came before.
-const ATTEMPTS: usize = 5;
 
 impl Mover {
     /// Carries one step out.

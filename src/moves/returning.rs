@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::abort::{PAUSE, Walk, may_pass};
+use super::abort::{Walk, may_pass};
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::plan::MoveRequest;
 use crate::plan::aftermath::{SourceLeft, source_left};
@@ -132,30 +132,6 @@ impl Mover {
         })
         .await?;
         Ok(steps)
-    }
-
-    /// Waits a moment before what may pass is tried again.
-    async fn wait_or(
-        &self,
-        error: MoveError,
-        job: &GuestMove,
-        got_on: Instant,
-        patience: Duration,
-    ) -> Result<(), MoveError> {
-        if !may_pass(&error) || got_on.elapsed() >= patience {
-            return Err(error);
-        }
-        self.reporter.tell(&Event::Notice {
-            guest: Some(job.plan.name.clone()),
-            text: format!(
-                "{}; trying again",
-                crate::transfer::probe::with_causes(&error)
-            ),
-        });
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE) => Ok(()),
-            () = self.interrupt.asked() => Err(error),
-        }
     }
 
     /// Looks, and takes one step towards the source; `false` when it is back.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::claim::Claim;
 use super::order::Order;
 use crate::pve::drive::DriveKey;
-use crate::pve::guest::{GuestKind, GuestRef};
+use crate::pve::guest::{GuestKind, GuestRef, LONGEST_DESCRIPTION};
 use crate::pve::ha::HaSettings;
 use crate::pve::id::{ClusterAlias, Vmid, Volid};
 
@@ -26,8 +26,6 @@ const RETIRED: &str = "proxmove: moved to ";
 const KEPT: &str = "kept: ";
 const NOTHING: &str = "nothing";
 const MOVING: &str = "proxmove: being moved to ";
-/// The most characters of a description that Proxmox VE takes.
-const LIMIT: usize = 8192;
 /// Room for the lines that come and go: who works on it, and that it is finishing.
 const ROOM_TO_COME: usize = 256;
 
@@ -119,7 +117,9 @@ impl Mark {
             let order = format!("order: {}", order.render());
             let length: usize = lines.iter().map(|line| line.chars().count() + 1).sum();
             // Rather to be told again than no mark at all.
-            if length + order.chars().count() + LAST_LINE.len() + ROOM_TO_COME <= LIMIT {
+            if length + order.chars().count() + LAST_LINE.len() + ROOM_TO_COME
+                <= LONGEST_DESCRIPTION
+            {
                 lines.push(order);
             }
         }
@@ -133,7 +133,7 @@ impl Mark {
     pub fn over(&self, notes: &str) -> String {
         let (mark, notes) = (self.render(), without_mark(notes));
         let both = format!("{mark}\n\n{notes}");
-        match notes.is_empty() || both.chars().count() + ROOM_TO_COME > LIMIT {
+        match notes.is_empty() || both.chars().count() + ROOM_TO_COME > LONGEST_DESCRIPTION {
             true => mark,
             false => both,
         }
@@ -265,7 +265,7 @@ fn with_note(description: &str, note: &str) -> String {
     } else {
         format!("{}\n\n{note}", original.trim_end())
     };
-    if noted.chars().count() > LIMIT {
+    if noted.chars().count() > LONGEST_DESCRIPTION {
         original
     } else {
         noted
@@ -449,7 +449,10 @@ mod tests {
             over.contains("\n\nmine\nproxmove: moved to banana/126"),
             "{over}"
         );
-        assert_eq!(mark().over(&"x".repeat(LIMIT)), mark().render());
+        assert_eq!(
+            mark().over(&"x".repeat(LONGEST_DESCRIPTION)),
+            mark().render()
+        );
         let damaged = mark().render().replace("by: ", "kept: floppy9\nby: ");
         assert_eq!(Mark::parse(&damaged), None);
     }
@@ -581,14 +584,14 @@ mod tests {
                 .volumes
                 .insert(drive, volume.parse().expect("a volume"));
         }
-        assert!(large.render().contains("order: ") && large.render().len() < LIMIT);
+        assert!(large.render().contains("order: ") && large.render().len() < LONGEST_DESCRIPTION);
         let bridges = (0..400).map(|number| (format!("vmbr{number}"), format!("vnet{number}")));
         if let Some(order) = &mut large.order {
             order.bridges = bridges.collect();
         }
         let text = large.render();
         assert!(
-            !text.contains("order: ") && text.len() <= LIMIT,
+            !text.contains("order: ") && text.len() <= LONGEST_DESCRIPTION,
             "{}",
             text.len()
         );

@@ -8,6 +8,9 @@ use std::fmt;
 use super::drive::{Drive, DriveKey};
 use super::id::{InvalidId, NodeName, PoolId, Vmid};
 
+/// The most characters of a guest's description that Proxmox VE takes.
+pub const LONGEST_DESCRIPTION: usize = 8192;
+
 /// The kind of guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GuestKind {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::pve::destination::Destination;
+use crate::pve::guest::LONGEST_DESCRIPTION;
 use crate::pve::id::NodeName;
 use crate::units::Bytes;
 
@@ -143,7 +144,7 @@ impl Away {
         }
         // The limit of a guest's description.
         let text = AWAY.put(description, &lines);
-        (text.chars().count() <= 8192).then_some(text)
+        (text.chars().count() <= LONGEST_DESCRIPTION).then_some(text)
     }
 
     /// Returns a description without the note.
