@@ -8,6 +8,8 @@
 //! back; reading the source's name and renaming it (bound by a digest). A proxmove whose claim was taken makes the one call
 //! it had decided on, and no more; while that is a pass over the volume, the volume is locked to others.
 //!
+//! A task that starts or stops a guest may go on after the proxmove that began it has died, and end at any time.
+//!
 //! A pass takes the proof of an earlier one with it: that of files when it begins, that of ZFS when it has ended. Both
 //! are tried.
 
@@ -29,6 +31,10 @@ enum Event {
     Tick { doubled: bool },
     /// Proxmove dies; a new one starts at the next tick, and either moves or walks back.
     Crash { abort: bool },
+    /// Proxmove dies right after its next call. When that begins a task that starts or stops a guest, the task goes on.
+    DiesInTask { abort: bool },
+    /// Tasks that start or stop guests come to their end.
+    TasksEnd,
     /// Another operator takes the move over while proxmove is at it, and either moves or walks back.
     TakenOver { abort: bool },
     /// The proxmove that was taken over from makes the call it had decided on.
@@ -51,6 +57,8 @@ enum Event {
 struct Guest {
     name: NameMark,
     running: bool,
+    /// A task that is starting (`true`) or stopping it.
+    task: Option<bool>,
     onboot: bool,
     /// Counts writes to its disk.
     writes: u64,
@@ -109,6 +117,7 @@ impl World {
         let source = Guest {
             name: NameMark::Plain,
             running,
+            task: None,
             onboot,
             writes: 0,
         };
@@ -116,6 +125,7 @@ impl World {
         let former = Guest {
             name: NameMark::Migrated,
             running: false,
+            task: None,
             onboot: false,
             writes: 0,
         };
@@ -145,6 +155,7 @@ impl World {
             } else {
                 Power::Stopped
             },
+            changing: guest.task.is_some(),
         };
         let target_writes = self.target.as_ref().map_or(0, |target| target.writes);
         let data = match (self.copied, self.seal) {
@@ -205,6 +216,26 @@ impl Proxmove {
             abort,
             discarded: false,
             claimed: true,
+        }
+    }
+
+    /// Makes one call that may begin a task, and does not see its end.
+    fn die_in_task(&mut self, world: &mut World) {
+        match self.at {
+            Running::Doing(Step::StopSource) if world.source.running => {
+                world.source.task = Some(false);
+            }
+            Running::Doing(Step::StartTarget) => {
+                if self.claimed && may_start_target(world) {
+                    if let Some(target) = world.target.as_mut() {
+                        target.task = Some(true);
+                    }
+                }
+            }
+            Running::Undoing(StepBack::StartSource) if self.claimed && may_start_source(world) => {
+                world.source.task = Some(true);
+            }
+            _ => self.tick(world),
         }
     }
 
@@ -293,12 +324,14 @@ impl Proxmove {
 
     fn call(&mut self, step: Step, world: &mut World) -> Running {
         match step {
+            Step::AwaitTask => end_tasks(world),
             Step::Place => {
                 if world.target.is_none() {
                     let (name, running, onboot) = (NameMark::Creating, false, false);
                     world.target = Some(Guest {
                         name,
                         running,
+                        task: None,
                         onboot,
                         writes: 0,
                     });
@@ -355,6 +388,7 @@ impl Proxmove {
             return;
         }
         match step {
+            StepBack::AwaitTask => end_tasks(world),
             StepBack::UnretireSource => {
                 if world.source.name == NameMark::Migrated {
                     world.source.name = NameMark::Cloning;
@@ -367,12 +401,7 @@ impl Proxmove {
                     world.source.onboot = world.before.1;
                 }
             }
-            StepBack::StartSource => {
-                let rests = world.target.as_ref().is_some_and(|target| !target.running);
-                if rests && world.source.name == NameMark::Plain {
-                    world.source.running = true;
-                }
-            }
+            StepBack::StartSource => world.source.running |= may_start_source(world),
             StepBack::Discard => {
                 assert_ne!(
                     world.source.name,
@@ -408,11 +437,24 @@ fn rename(guest: Option<&mut Guest>, name: NameMark) {
     }
 }
 
-fn start_target(world: &mut World) {
+/// The target is looked at once more, together with the start of the source.
+fn may_start_source(world: &World) -> bool {
+    let rests = world.target.as_ref().is_some_and(|target| !target.running);
+    rests && world.source.name == NameMark::Plain
+}
+
+fn may_start_target(world: &World) -> bool {
     // What the decision was made on is looked at once more, together with the start.
-    if derive(&world.observe()) != Rung::SwitchedOver {
-        return;
+    derive(&world.observe()) == Rung::SwitchedOver
+}
+
+fn start_target(world: &mut World) {
+    if may_start_target(world) {
+        run_target(world);
     }
+}
+
+fn run_target(world: &mut World) {
     let Some(target) = world.target.as_mut() else {
         return;
     };
@@ -424,17 +466,39 @@ fn start_target(world: &mut World) {
     world.ever_started = true;
 }
 
+/// Lets the tasks that start or stop guests come to their end.
+fn end_tasks(world: &mut World) {
+    if let Some(runs) = world.source.task.take() {
+        world.source.running = runs;
+    }
+    let of_target = world.target.as_mut().and_then(|target| target.task.take());
+    if of_target == Some(true) {
+        run_target(world);
+    }
+}
+
 fn happen(event: Event, world: &mut World) {
     let target_runs = world.target.as_ref().is_some_and(|target| target.running);
+    let target_starts = world
+        .target
+        .as_ref()
+        .is_some_and(|target| target.task.is_some());
     match event {
-        Event::Tick { .. } | Event::Crash { .. } | Event::TakenOver { .. } | Event::StaleTick => {}
+        Event::Tick { .. }
+        | Event::Crash { .. }
+        | Event::DiesInTask { .. }
+        | Event::TakenOver { .. }
+        | Event::StaleTick => {}
+        Event::TasksEnd => end_tasks(world),
         Event::GuestWrites => {
             world.source.writes += u64::from(world.source.running);
             if let Some(target) = world.target.as_mut() {
                 target.writes += u64::from(target.running);
             }
         }
-        Event::SourceRevived => world.source.running |= !target_runs && !world.ever_started,
+        Event::SourceRevived => {
+            world.source.running |= !target_runs && !target_starts && !world.ever_started;
+        }
         Event::FormerRevived => {
             let down = !world.source.running && !world.marked;
             if let Some(target) = world.target.as_mut() {
@@ -447,9 +511,13 @@ fn happen(event: Event, world: &mut World) {
                 target.running = false;
             }
         }
-        Event::SourceNodeReboots => world.source.running = world.source.onboot,
+        Event::SourceNodeReboots => {
+            world.source.running = world.source.onboot;
+            world.source.task = None;
+        }
         Event::TargetNodeReboots => {
             if let Some(target) = world.target.as_mut() {
+                target.task = None;
                 target.running = target.onboot && world.ever_started;
             }
         }
@@ -475,6 +543,10 @@ fn check(schedule: &[Event], start: Start, wishes: Wishes) -> (World, Rung) {
                 }
             }
             Event::Crash { abort } => proxmove = Proxmove::new(wishes, *abort),
+            Event::DiesInTask { abort } => {
+                proxmove.die_in_task(&mut world);
+                proxmove = Proxmove::new(wishes, *abort);
+            }
             Event::TakenOver { abort } => {
                 let mut former = std::mem::replace(&mut proxmove, Proxmove::new(wishes, *abort));
                 former.claimed = false;
@@ -522,6 +594,8 @@ fn event() -> impl Strategy<Value = Event> {
         20 => any::<bool>().prop_map(|doubled| Event::Tick { doubled }),
         2 => Just(Event::Crash { abort: false }),
         1 => Just(Event::Crash { abort: true }),
+        1 => any::<bool>().prop_map(|abort| Event::DiesInTask { abort }),
+        2 => Just(Event::TasksEnd),
         1 => any::<bool>().prop_map(|abort| Event::TakenOver { abort }),
         2 => Just(Event::StaleTick),
         3 => Just(Event::GuestWrites),
@@ -538,6 +612,7 @@ fn quiet(abort: bool) -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => any::<bool>().prop_map(|doubled| Event::Tick { doubled }),
         1 => (0..2u8).prop_map(move |coin| Event::Crash { abort: abort && coin == 0 }),
+        1 => (0..2u8).prop_map(move |coin| Event::DiesInTask { abort: abort && coin == 0 }),
         1 => Just(Event::GuestWrites)
     ]
 }
@@ -608,7 +683,12 @@ proptest! {
     ) {
         let Start { running, onboot, back, .. } = at;
         let wishes = Wishes { start: running };
-        let (before, _) = check(&schedule, at, wishes);
+        let (mut before, _) = check(&schedule, at, wishes);
+        let under_way = before.target.as_ref().is_some_and(|target| target.task.is_some());
+        if under_way {
+            // A start that is under way is waited for, and is the end of all ways back.
+            end_tasks(&mut before);
+        }
         let moved = !before.marked && before.source.name == NameMark::Migrated;
         let mut schedule = schedule;
         schedule.push(Event::Crash { abort: true });

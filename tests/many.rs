@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
+use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, run, runs,
@@ -74,21 +75,21 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
     let count = number_in("PROXMOVE_GUESTS").unwrap_or(10);
     let seed = number_in("PROXMOVE_SEED").unwrap_or(5);
     let name = |number: u32| format!("vm{number:03}");
+    let mut random = fastrand::Rng::with_seed(u64::from(seed));
     let specs = (0..count)
         .map(|number| {
-            guest(
-                1000 + number,
-                &name(number),
-                vec![disk("scsi0", "raw", MIB)],
-                0,
-            )
+            let disks = vec![disk("scsi0", "raw", MIB)];
+            GuestSpec {
+                // Some are given up while they are still going down.
+                shutdown: random.u64(50..4000),
+                ..guest(1000 + number, &name(number), disks, 0)
+            }
         })
         .collect();
     let stage = stage::start(clusters(specs), |_| {}).await;
     let before: Vec<_> = (0..count)
         .map(|number| config(&stage, "apple", 1000 + number))
         .collect();
-    let mut random = fastrand::Rng::with_seed(u64::from(seed));
     let mut given_up = BTreeSet::new();
     let (began, mut most, mut failed) = (Instant::now(), 0, 0);
     for round in 0..ROUNDS {

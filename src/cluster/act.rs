@@ -259,20 +259,27 @@ impl HttpApi {
         })
     }
 
-    /// Returns the task that is working on a guest just now, giving one on its way some time to show.
-    async fn running_task(&self, place: &GuestRef) -> Option<Upid> {
+    /// Returns a task of that kind that is working on a guest just now.
+    pub(super) async fn active_task(
+        &self,
+        place: &GuestRef,
+        kind: impl Fn(&Upid) -> bool,
+    ) -> Result<Option<Upid>, ApiError> {
         let path = format!("/nodes/{}/tasks", place.node);
         let vmid = place.vmid.to_string();
         let parameters = [("source", "active"), ("vmid", vmid.as_str())];
+        let upids = self.fetch(&path, &parameters, task::running).await?;
+        let mut upids = upids.into_iter();
+        Ok(upids.find(|upid| upid.guest() == vmid && kind(upid)))
+    }
+
+    /// Returns the task that is working on a guest just now, giving one on its way some time to show.
+    async fn running_task(&self, place: &GuestRef) -> Option<Upid> {
         for _ in 0..3 {
             tokio::time::sleep(self.pace.poll).await;
-            match self.fetch(&path, &parameters, task::running).await {
-                Ok(upids) => {
-                    let found = upids.into_iter().find(|upid| upid.guest() == vmid);
-                    if found.is_some() {
-                        return found;
-                    }
-                }
+            match self.active_task(place, |_| true).await {
+                Ok(None) => {}
+                Ok(found) => return found,
                 Err(error) => log::debug!("{}: {error}", self.config.alias),
             }
         }

@@ -218,6 +218,10 @@ impl Api for HttpApi {
         self.find_migration(place).await
     }
 
+    async fn power_task(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError> {
+        self.active_task(place, Upid::changes_power).await
+    }
+
     async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError> {
         self.read_running_tasks().await
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::act::{KILL_TIME, maybe_done};
 use super::http::{HttpApi, Repeat};
 use super::observe::guest_path;
-use super::task::{self, Upid, is_passing};
+use super::task::{Upid, is_passing};
 use super::wire::migration;
 use super::{ApiError, Tell};
 use crate::pve::guest::{GuestKind, GuestRef};
@@ -59,12 +59,7 @@ impl HttpApi {
 
     /// Returns the task that is migrating a guest away from its node, whoever started it.
     pub(super) async fn find_migration(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError> {
-        let path = format!("/nodes/{}/tasks", place.node);
-        let vmid = place.vmid.to_string();
-        let parameters = [("source", "active"), ("vmid", vmid.as_str())];
-        let upids = self.fetch(&path, &parameters, task::running).await?;
-        let mut upids = upids.into_iter();
-        Ok(upids.find(|upid| upid.guest() == vmid && upid.migrates()))
+        self.active_task(place, Upid::migrates).await
     }
 
     pub(super) async fn migrate_guest(

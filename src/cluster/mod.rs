@@ -324,6 +324,10 @@ pub trait Api: Send + Sync {
     /// One that HA has only put on its list is no task yet: its state in [`Api::ha_status`] tells.
     async fn running_migration(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError>;
 
+    /// Returns a task that is starting or stopping a guest just now, whoever began it; one of somebody else's needs
+    /// `Sys.Audit` on the node to be seen. Immediate.
+    async fn power_task(&self, place: &GuestRef) -> Result<Option<Upid>, ApiError>;
+
     /// Lists the tasks that run on any node, in one call; those of others need `Sys.Audit` on `/`.
     async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError>;
 

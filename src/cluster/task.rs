@@ -69,6 +69,15 @@ impl Upid {
         self.kind.starts_with("ha")
     }
 
+    /// Says whether this task starts or stops a guest, or asks the HA manager to.
+    pub fn changes_power(&self) -> bool {
+        let of_guest = ["qm", "vz", "ha"].iter();
+        let verb = of_guest
+            .filter_map(|kind| self.kind.strip_prefix(kind))
+            .next();
+        matches!(verb, Some("start" | "stop" | "shutdown" | "reboot"))
+    }
+
     /// Says whether this task migrates a guest, or asks the HA manager to.
     pub fn migrates(&self) -> bool {
         matches!(self.kind.as_str(), "qmigrate" | "vzmigrate" | "hamigrate")

@@ -219,6 +219,9 @@ impl Mover {
         let plan = &job.plan;
         let (name, source, target) = (&plan.name, &plan.source_cluster, &plan.target_cluster);
         match step {
+            StepBack::AwaitTask => {
+                format!("waiting for the task that is starting or stopping {name}")
+            }
             StepBack::UnretireSource => {
                 format!("taking the source {name} on {source} back from its retirement")
             }
@@ -244,6 +247,7 @@ impl Mover {
         // Whoever took the move over a moment ago may be about to start the target (tests/crash_model.rs).
         self.still_ours(job).await?;
         match step {
+            StepBack::AwaitTask => self.await_tasks(job, step).await,
             StepBack::UnretireSource => {
                 let name = format!("{name}{CLONING}");
                 self.give_back(job, step, NameMark::Migrated, &name, None)

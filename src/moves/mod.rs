@@ -26,6 +26,7 @@ mod replication;
 pub mod resume;
 mod returning;
 mod sections;
+mod settle;
 mod space;
 pub mod status;
 pub mod survey;

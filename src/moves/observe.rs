@@ -28,18 +28,35 @@ pub(super) enum Volumes {
 impl Mover {
     /// Looks at both guests and at the volumes, and makes sure that the move is still ours.
     pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
+        let changing = self.changing(job).await?;
         let (source, target) = self.guests(job).await?;
         if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
             return Err(error);
         }
-        self.facts(job, source, target, Volumes::WhereTheyMatter)
+        self.facts(job, source, target, changing, Volumes::WhereTheyMatter)
             .await
     }
 
     /// Looks at both guests and at the volumes, whoever works on the move.
     pub(super) async fn look(&self, job: &GuestMove, volumes: Volumes) -> Result<Facts, MoveError> {
+        let changing = self.changing(job).await?;
         let (source, target) = self.guests(job).await?;
-        self.facts(job, source, target, volumes).await
+        self.facts(job, source, target, changing, volumes).await
+    }
+
+    /// Says whether a task is starting or stopping the source, and the target.
+    ///
+    /// Asked before the guests are: a task that ends in between is then one that is waited for in vain, and not one that
+    /// nobody saw.
+    async fn changing(&self, job: &GuestMove) -> Result<(bool, bool), MoveError> {
+        let plan = &job.plan;
+        let (source, target) = tokio::join!(
+            self.source.power_task(&plan.source),
+            self.target.power_task(&plan.target)
+        );
+        let source = source.map_err(job.api("observing the tasks of the source"))?;
+        let target = target.map_err(job.api("observing the tasks of the target"))?;
+        Ok((source.is_some(), target.is_some()))
     }
 
     /// Looks at both guests.
@@ -90,6 +107,7 @@ impl Mover {
         job: &GuestMove,
         source: Option<GuestDetail>,
         target: Option<GuestDetail>,
+        changing: (bool, bool),
         volumes: Volumes,
     ) -> Result<Facts, MoveError> {
         let plan = &job.plan;
@@ -100,8 +118,8 @@ impl Mover {
             .as_ref()
             .and_then(|target| Mark::parse(target.description()));
         let facts = Facts {
-            source: source.as_ref().map(sighting),
-            target: target.as_ref().map(sighting),
+            source: source.as_ref().map(|seen| sighting(seen, changing.0)),
+            target: target.as_ref().map(|seen| sighting(seen, changing.1)),
             data: Vec::new(),
             attached,
             finishing: mark.is_some_and(|mark| mark.finishing),
@@ -148,10 +166,12 @@ pub(super) fn is_of(target: &GuestDetail, job: &GuestMove) -> bool {
         })
 }
 
-pub(super) fn sighting(detail: &GuestDetail) -> Seen {
+/// `changing` says whether a task is starting or stopping it.
+pub(super) fn sighting(detail: &GuestDetail, changing: bool) -> Seen {
     Seen {
         name: NameMark::split(detail.name()).1,
         power: detail.power,
+        changing,
     }
 }
 

@@ -50,6 +50,12 @@ impl Mover {
             });
         };
         match step {
+            Step::AwaitTask => {
+                say(format!(
+                    "waiting for the task that is starting or stopping {name}"
+                ));
+                self.await_tasks(job, step).await
+            }
             Step::Place => {
                 say(match plan.back {
                     Some(_) => format!(

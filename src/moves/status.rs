@@ -95,7 +95,11 @@ pub async fn status(
                 || wanted.contains(alias)
                 || source.as_ref().is_some_and(|(at, _)| wanted.contains(at));
             if touches {
-                let found = one(cluster, &detail, &mark, source.as_ref()).await;
+                let changing = match &source {
+                    Some((at, source)) => is_changing(clusters.get(at), source).await,
+                    None => false,
+                };
+                let found = one(cluster, &detail, &mark, source.as_ref(), changing).await;
                 status.moves.push(found);
             }
         }
@@ -232,12 +236,25 @@ async fn source_of(
     }
 }
 
-/// Returns what is known of one move.
+/// Says whether a task is starting or stopping a guest; where that cannot be asked, its status has to do.
+async fn is_changing(cluster: Option<&Seen>, guest: &GuestDetail) -> bool {
+    let Some(cluster) = cluster else { return false };
+    match cluster.api.power_task(&guest.place).await {
+        Ok(task) => task.is_some(),
+        Err(error) => {
+            log::debug!("tasks of {}: {error}", guest.place.vmid);
+            false
+        }
+    }
+}
+
+/// Returns what is known of one move. `changing` says whether a task is starting or stopping its source.
 async fn one(
     cluster: &Seen,
     target: &GuestDetail,
     mark: &Mark,
     source: Option<&(ClusterAlias, GuestDetail)>,
+    changing: bool,
 ) -> MoveStatus {
     let alias = cluster.api.alias();
     let volumes = volumes(cluster.api.as_ref(), target, mark).await;
@@ -246,8 +263,8 @@ async fn one(
         .iter()
         .all(|(key, volid)| is_attached(target, *key, volid));
     let facts = Facts {
-        source: source.map(|(_, detail)| sighting(detail)),
-        target: Some(sighting(target)),
+        source: source.map(|(_, detail)| sighting(detail, changing)),
+        target: Some(sighting(target, false)),
         data: volumes
             .iter()
             .map(|volume| match volume.there {

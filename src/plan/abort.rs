@@ -3,6 +3,7 @@
 //! ```text
 //! seen                                       step back
 //! -----------------------------------------  ----------------------------------------------------------------
+//! a task starts or stops one of them       AwaitTask: what is true then decides
 //! source --MIGRATED, target stopped, data    UnretireSource: --CLONING, the note goes
 //!   equal (the target never ran)
 //! target has the guest's name                UnnameTarget: --CREATING
@@ -28,6 +29,8 @@ use crate::pve::guest::Power;
 /// One step back. Each may be repeated without harm, and leaves a rung that can be derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StepBack {
+    /// Wait until a task has ended that is starting or stopping one of the guests.
+    AwaitTask,
     /// Rename the source from `--MIGRATED` to `--CLONING`, and remove the note.
     UnretireSource,
     /// Rename the target to `--CREATING`.
@@ -45,6 +48,7 @@ pub enum StepBack {
 impl fmt::Display for StepBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            StepBack::AwaitTask => "await-task",
             StepBack::UnretireSource => "unretire-source",
             StepBack::UnnameTarget => "unname-target",
             StepBack::RestoreSource => "restore-source",
@@ -112,6 +116,9 @@ pub fn back(facts: &Facts, before: Before) -> Back {
             "a node does not say whether the guest runs",
             "bring the node back, and run the same command again",
         );
+    }
+    if facts.is_changing() {
+        return Back::Step(StepBack::AwaitTask);
     }
     if target.power == Power::Running {
         return if source.power == Power::Running {
@@ -196,7 +203,11 @@ mod tests {
         data: Data,
         before: Before,
     ) -> Back {
-        let seen = |(name, power)| Seen { name, power };
+        let seen = |(name, power)| Seen {
+            name,
+            power,
+            changing: false,
+        };
         back(
             &Facts {
                 source: Some(seen(source)),
@@ -264,6 +275,41 @@ mod tests {
         );
     }
 
+    /// A shutdown outlives whoever asked for it.
+    #[test]
+    fn what_is_being_started_or_stopped_is_waited_for() {
+        let check = |source: (NameMark, Power, bool), target: (NameMark, Power, bool)| {
+            let seen = |(name, power, changing)| {
+                Some(Seen {
+                    name,
+                    power,
+                    changing,
+                })
+            };
+            let facts = Facts {
+                source: seen(source),
+                target: seen(target),
+                data: vec![Data::Equal],
+                attached: true,
+                finishing: false,
+            };
+            (derive(&facts).to_string(), back(&facts, BEFORE))
+        };
+        let wait = ("unsettled".to_owned(), Back::Step(StepBack::AwaitTask));
+        for (source, target) in [
+            ((Plain, Running, true), (Creating, Stopped, false)),
+            ((Plain, Stopped, true), (Creating, Stopped, false)),
+            ((Migrated, Stopped, false), (Plain, Stopped, true)),
+            ((Cloning, Stopped, true), (Plain, Stopped, false)),
+        ] {
+            assert_eq!(check(source, target), wait, "{source:?} {target:?}");
+        }
+        // What the guest wrote on the target is only there, whether it is being stopped or not.
+        let (rung, back) = check((Migrated, Stopped, false), (Plain, Running, true));
+        assert_eq!(rung, "started");
+        assert!(matches!(back, Back::Refuse { .. }));
+    }
+
     #[test]
     fn what_is_only_on_the_target_is_never_thrown_away() {
         for source in [Plain, Cloning, Migrated] {
@@ -307,6 +353,7 @@ mod tests {
             let seen = |name| Seen {
                 name,
                 power: Stopped,
+                changing: false,
             };
             let finishing = Facts {
                 source: Some(seen(source)),

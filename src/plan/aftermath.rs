@@ -31,7 +31,7 @@ pub fn source_left(rung: &Rung, was_running: bool) -> SourceLeft {
         | Rung::TargetNamed
         | Rung::SwitchedOver => SourceLeft::Down,
         Rung::Started | Rung::Done => SourceLeft::TakenOver,
-        Rung::Contradiction(_) => SourceLeft::Unclear,
+        Rung::Unsettled(_) | Rung::Contradiction(_) => SourceLeft::Unclear,
     }
 }
 
@@ -101,6 +101,10 @@ pub fn describe(rung: &Rung, plan: &GuestPlan, was_running: bool) -> Aftermath {
         Rung::Done => (
             format!("{name} has moved to {target}"),
             "nothing".to_owned(),
+        ),
+        Rung::Unsettled(facts) => (
+            format!("{name} is about to change: {facts}; no data is lost"),
+            or_back(again("wait for that and go on")),
         ),
         Rung::Contradiction(facts) => (
             format!("unclear, nothing was touched: {facts}"),

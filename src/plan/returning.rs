@@ -109,7 +109,13 @@ mod tests {
     use Power::{Running, Stopped};
 
     fn seen(source: (NameMark, Power), target: (NameMark, Power), data: Data, start: bool) -> Next {
-        let seen = |(name, power)| Some(Seen { name, power });
+        let seen = |(name, power)| {
+            Some(Seen {
+                name,
+                power,
+                changing: false,
+            })
+        };
         next(
             &Facts {
                 source: seen(source),
@@ -141,6 +147,7 @@ mod tests {
                         StepBack::RestoreSource => source.0 = Plain,
                         StepBack::StartSource => source.1 = Running,
                         StepBack::Discard | StepBack::Remove => panic!("nothing is removed"),
+                        StepBack::AwaitTask => panic!("no task is at work"),
                     }
                 }
                 Next::Settled => break,

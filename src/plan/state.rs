@@ -16,6 +16,7 @@
 //! Started       --MIGRATED         web1 running, marked         Tidy: own files, then notes and onboot in one call
 //! Done          --MIGRATED         web1, no mark                nothing
 //! ```
+//! A guest that a task is starting or stopping just now is on no rung (Unsettled): the task is waited for.
 //! Anything else is a contradiction: nothing is touched, the facts are listed.
 //!
 //! Rules, each found by running a model of this table over tens of thousands of schedules (tests/crash_model.rs):
@@ -27,6 +28,8 @@
 //!    asked once more right before.
 //! 6. A target is started on proof, not on trust: a pass of somebody who was taken over from may end late and take the
 //!    proof with it. Once our own files are being removed the proof goes with them, so the mark says that first.
+//! 7. A task outlives whoever began it: a source that is being shut down does not run any more, whatever its status says,
+//!    and an abort that left it to that would leave it stopped.
 //!
 //! Pure. Read next: `step.rs`.
 
@@ -42,6 +45,8 @@ pub struct Seen {
     pub name: NameMark,
     /// Whether it runs.
     pub power: Power,
+    /// Whether a task is starting or stopping it just now, so that `power` will not be true for long.
+    pub changing: bool,
 }
 
 /// What was seen of one copied volume.
@@ -76,6 +81,16 @@ pub struct Facts {
     pub finishing: bool,
 }
 
+impl Facts {
+    /// Says whether a task is at work whose end decides where the guest runs. What stops a target that runs does not: its
+    /// data is the guest's already.
+    pub fn is_changing(&self) -> bool {
+        let target = self.target.as_ref();
+        self.source.as_ref().is_some_and(|source| source.changing)
+            || target.is_some_and(|target| target.changing && target.power != Power::Running)
+    }
+}
+
 /// A place on the ladder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rung {
@@ -101,6 +116,8 @@ pub enum Rung {
     Started,
     /// Finished.
     Done,
+    /// No rung yet: a task that starts or stops one of the guests is still at work. Holds what was seen.
+    Unsettled(String),
     /// Facts that no move of ours leaves behind.
     Contradiction(String),
 }
@@ -119,6 +136,7 @@ impl fmt::Display for Rung {
             Rung::SwitchedOver => "switched-over",
             Rung::Started => "started",
             Rung::Done => "done",
+            Rung::Unsettled(_) => "unsettled",
             Rung::Contradiction(_) => "contradiction",
         })
     }
@@ -149,6 +167,12 @@ pub fn derive(facts: &Facts) -> Rung {
     let target_runs = target.power == Power::Running;
     if source_runs && target_runs {
         return contradiction("the guest runs on both clusters");
+    }
+    if facts.is_changing() {
+        return Rung::Unsettled(match source.changing {
+            true => "a task is starting or stopping the source".to_owned(),
+            false => "a task is starting the target".to_owned(),
+        });
     }
     let equal = facts.data.iter().all(|data| *data == Data::Equal);
     let unproven = |data: &Data| matches!(data, Data::Missing | Data::Partial);
@@ -221,7 +245,13 @@ mod tests {
         data: &[Data],
         attached: bool,
     ) -> String {
-        let seen = |seen: Option<(NameMark, Power)>| seen.map(|(name, power)| Seen { name, power });
+        let seen = |seen: Option<(NameMark, Power)>| {
+            seen.map(|(name, power)| Seen {
+                name,
+                power,
+                changing: false,
+            })
+        };
         derive(&Facts {
             source: seen(source),
             target: seen(target),
@@ -237,7 +267,13 @@ mod tests {
     fn a_move_that_is_finishing_is_not_judged_by_its_data() {
         use NameMark::{Cloning, Creating, Migrated, Plain};
         let at = |source, target, power| {
-            let seen = |name, power| Some(Seen { name, power });
+            let seen = |name, power| {
+                Some(Seen {
+                    name,
+                    power,
+                    changing: false,
+                })
+            };
             derive(&Facts {
                 source: seen(source, Power::Stopped),
                 target: seen(target, power),

@@ -132,7 +132,9 @@ pub fn left(
             format!("{name} has moved to {target}; notes and temporary files of the move are left"),
         ),
         SourceLeft::Unclear => match rung {
-            Rung::Contradiction(seen) => ("unclear", format!("unclear: {seen}")),
+            Rung::Contradiction(seen) | Rung::Unsettled(seen) => {
+                ("unclear", format!("unclear: {seen}"))
+            }
             _ => ("unclear", "unclear".to_owned()),
         },
     }
@@ -240,6 +242,7 @@ mod tests {
         let seen = |name| Seen {
             name,
             power: Power::Stopped,
+            changing: false,
         };
         let (rung, certain) = rung(&Facts {
             source: Some(seen(source)),

@@ -11,6 +11,8 @@ use crate::units::Bytes;
 /// One step of the ladder. Each may be repeated without harm, and leaves a rung that can be derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// Wait until a task has ended that is starting or stopping one of the guests.
+    AwaitTask,
     /// Create the placeholder.
     Place,
     /// One pre-copy round over all volumes.
@@ -36,6 +38,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Step::AwaitTask => "await-task",
             Step::Place => "place",
             Step::Precopy => "precopy",
             Step::StopSource => "stop-source",
@@ -72,6 +75,7 @@ pub fn next(rung: &Rung, wishes: Wishes) -> Option<Step> {
         Rung::TargetNamed => Some(Step::RetireSource),
         Rung::SwitchedOver if wishes.start => Some(Step::StartTarget),
         Rung::SwitchedOver | Rung::Started => Some(Step::Tidy),
+        Rung::Unsettled(_) => Some(Step::AwaitTask),
         Rung::Done | Rung::Contradiction(_) => None,
     }
 }

@@ -242,6 +242,9 @@ impl Api for Fake {
     async fn running_migration(&self, _place: &GuestRef) -> Result<Option<Upid>, ApiError> {
         panic!("a survey is not about migrating");
     }
+    async fn power_task(&self, _place: &GuestRef) -> Result<Option<Upid>, ApiError> {
+        panic!("a survey is not about tasks");
+    }
     async fn running_tasks(&self) -> Result<Vec<Upid>, ApiError> {
         panic!("a survey is not about tasks");
     }
