@@ -9,6 +9,8 @@
 mod claims;
 #[path = "again/finished.rs"]
 mod finished;
+#[path = "again/neighbours.rs"]
+mod neighbours;
 #[path = "support/stage.rs"]
 mod stage;
 #[path = "again/tasks.rs"]

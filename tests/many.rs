@@ -112,8 +112,12 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
         let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
         words.extend(left.iter().map(String::as_str));
         let (ended, memory) = measured(&stage, &words, disturb);
+        let fine: &[i32] = match round + 1 < ROUNDS {
+            true => &[0, 4, 5, 6],
+            false => &[0],
+        };
         assert!(
-            [0, 4, 5, 6].contains(&ended.code),
+            fine.contains(&ended.code),
             "{} {}{}",
             ended.code,
             ended.stdout,

@@ -261,6 +261,7 @@ fn way(
                 volumes,
                 onboot_set: guest.config.value("onboot").is_some(),
                 id: None,
+                made_from: None,
                 returning: false,
                 ha: None,
                 order: None,

@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 use super::failure::failure;
 use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
-use super::{GuestMove, Mover, claim, resume};
+use super::{GuestMove, MoveError, Mover, Stopped, claim, resume};
 use crate::cluster::Api;
 use crate::config::{Config, SshAddress};
 use crate::error::{ExitCode, Failure};
+use crate::plan::aftermath::describe;
 use crate::plan::claim::Claim;
 use crate::plan::decide::{Decision, decide, hosts_to_ask, storages_in_use};
 use crate::plan::facts::{Existing, ExistingMoves, TargetFacts};
 use crate::plan::mark::Mark;
 use crate::plan::order::Order;
 use crate::plan::{DriveAction, GuestPlan, MoveRequest, Severity, back, show};
-use crate::pve::id::NodeName;
+use crate::pve::drive::DriveKey;
+use crate::pve::id::{NodeName, Volid};
 use crate::report::{Event, GuestEnd};
 use crate::transfer::Pair;
 
@@ -52,6 +54,9 @@ pub struct Decided {
     /// Who may write the configuration files of a node's guests.
     pub node_files: BTreeMap<NodeName, Result<SshAddress, String>>,
 }
+
+/// How often a guest is planned that others change all the time.
+const ATTEMPTS: u32 = 4;
 
 /// Between two looks at a guest that is locked.
 const LOCK_PAUSE: Duration = Duration::from_secs(5);
@@ -331,17 +336,69 @@ impl Batch<'_> {
                 next: "run the same command again".to_owned(),
             };
         }
-        let job = match self.job(plan, began, login, request).await {
+        let mut job = match self.job(plan, began, login, request).await {
             Ok(job) => job,
             Err(end) => return end,
         };
-        let was_running = job.mark.running;
-        match self.mover.run(&job, request).await {
-            Ok(_) => End::good(&job.plan.name, "moved"),
-            Err(stopped) => {
-                self.tell_failed(&job.plan.name, failure(&stopped, &job.plan, was_running))
+        for attempt in 1.. {
+            let stopped = match self.mover.run(&job, request).await {
+                Ok(_) => break,
+                Err(stopped) => stopped,
+            };
+            let changed = matches!(stopped.error, MoveError::SourceChanged { .. });
+            if !changed || attempt == ATTEMPTS || self.mover.interrupt.is_asked() {
+                let failure = failure(&stopped, &job.plan, job.mark.running);
+                return self.tell_failed(&job.plan.name, failure);
             }
+            job = match self.plan_anew(&job, &stopped, request).await {
+                Ok(job) => job,
+                Err(end) => return end,
+            };
         }
+        End::good(&job.plan.name, "moved")
+    }
+
+    /// Plans a guest again that is not any more what it was when it was planned, wherever its move is by now.
+    async fn plan_anew(
+        &self,
+        job: &GuestMove,
+        stopped: &Stopped,
+        request: &MoveRequest,
+    ) -> Result<GuestMove, End> {
+        let name = &job.plan.name;
+        self.mover.reporter.tell(&Event::Warning {
+            guest: Some(name.clone()),
+            text: format!("{}; it is planned anew", stopped.error),
+        });
+        let only = MoveRequest {
+            guests: vec![name.clone()],
+            ..request.clone()
+        };
+        let here = describe(&stopped.rung, &job.plan, job.mark.running);
+        let refused = match self.decide(&only).await {
+            Ok(decided) if decided.decision.refused() => refusal(&decided.decision),
+            Ok(decided) => {
+                let Decided {
+                    decision,
+                    existing,
+                    node_files,
+                } = decided;
+                let Some(plan) = decision.plans.into_iter().next() else {
+                    let text = format!("there is no plan for {name} any more");
+                    return Err(self.tell_failed(name, Failure::message(ExitCode::Bug, text)));
+                };
+                let login = node_files.get(&plan.target.node);
+                let login = login.and_then(|login| login.as_ref().ok());
+                let began = existing.get(name);
+                return self.job(plan, began, login, &only).await;
+            }
+            Err(failure) => failure,
+        };
+        // The move stands where it stopped, so it is that which is told, and why it does not go on.
+        let mut told = failure(stopped, &job.plan, job.mark.running);
+        told.error.extend(refused.error.into_iter().skip(1));
+        let next = format!("follow the remedies, then {}", here.next);
+        Err(self.tell_failed(name, told.next(next)))
     }
 
     /// Puts together what is moved: the plan, the mark, and the volumes on their hosts.
@@ -352,10 +409,14 @@ impl Batch<'_> {
         login: Option<&SshAddress>,
         request: &MoveRequest,
     ) -> Result<GuestMove, End> {
-        let mark = match began.filter(|began| began.begun()) {
+        let mut mark = match began.filter(|began| began.begun()) {
             Some(began) => began.mark.clone(),
             None => self.mark(&plan, request).await,
         };
+        // The guest may have got drives since.
+        for (drive, volume) in copies(&plan) {
+            mark.volumes.entry(drive).or_insert(volume);
+        }
         let mut pairs = match self.hosts.pairs(&plan, request) {
             Ok(pairs) => pairs,
             Err(error) => {
@@ -403,14 +464,6 @@ impl Batch<'_> {
     }
 
     async fn mark(&self, plan: &GuestPlan, request: &MoveRequest) -> Mark {
-        let volumes = plan
-            .drives
-            .iter()
-            .filter_map(|drive| match &drive.action {
-                DriveAction::Copy(volume) => Some((drive.key, volume.target.clone())),
-                DriveAction::Set { .. } | DriveAction::Leave => None,
-            })
-            .collect();
         let now = claim::now(self.mover.target.as_ref()).await;
         let claimant = &self.mover.claimant;
         Mark {
@@ -421,11 +474,12 @@ impl Batch<'_> {
             onboot: plan.onboot,
             onboot_set: plan.onboot_set,
             id: Some(format!("{:08x}", fastrand::u32(..))),
+            made_from: Some(plan.planned.fingerprint()),
             by: claimant.by.clone(),
             since: jiff::Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
-            volumes,
+            volumes: copies(plan).collect(),
             kept: plan.back.as_ref().map(|back| back.kept.clone()),
             finishing: false,
             returning: false,
@@ -519,6 +573,14 @@ fn nobody_to_ask() -> Failure {
     )
     .state("nothing was changed")
     .next("run it in a terminal (ssh -t, tmux), or give the answer now with --yes")
+}
+
+/// Returns the volumes that a plan copies, by what they will be on the target.
+fn copies(plan: &GuestPlan) -> impl Iterator<Item = (DriveKey, Volid)> {
+    plan.drives.iter().filter_map(|drive| match &drive.action {
+        DriveAction::Copy(volume) => Some((drive.key, volume.target.clone())),
+        DriveAction::Set { .. } | DriveAction::Leave => None,
+    })
 }
 
 fn refusal(decision: &Decision) -> Failure {

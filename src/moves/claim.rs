@@ -140,7 +140,15 @@ impl Mover {
                 }
             };
             let claim = Some(Claim::new(&self.claimant, now));
-            match write(self.target.as_ref(), &detail, &Mark { claim, ..mark }).await {
+            // Drives that the guest has got since it was placed.
+            let mut volumes = job.mark.volumes.clone();
+            volumes.extend(mark.volumes.clone());
+            let claimed = Mark {
+                claim,
+                volumes,
+                ..mark
+            };
+            match write(self.target.as_ref(), &detail, &claimed).await {
                 Ok(()) => {
                     if let Some(text) = told {
                         let guest = Some(job.plan.name.clone());

@@ -4,7 +4,7 @@
 //! (volumes are the engine's business, and a node's file is that of `host/node_file.rs`) and decides nothing itself
 //! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding
 //! interrupted moves; `claim.rs`, two operators at once; `abort.rs`, giving a move up; `back.rs`, finding a guest's former
-//! self; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several
+//! self; `meanwhile.rs`, what others change; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several
 //! guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
 
 pub mod abort;
@@ -19,6 +19,7 @@ mod failure;
 mod ha;
 pub mod hosts;
 pub mod interrupt;
+mod meanwhile;
 mod observe;
 mod perform;
 mod precopy;
@@ -146,9 +147,9 @@ pub enum MoveError {
         /// The guest.
         guest: String,
     },
-    /// The source's snapshots are others than those that were planned.
-    #[error("the snapshots of {guest} have changed since its move was planned: {how}")]
-    SnapshotsChanged {
+    /// The source is not any more what the move was planned from.
+    #[error("{guest} has changed since its move was planned: {how}")]
+    SourceChanged {
         /// The guest.
         guest: String,
         /// In what.
@@ -317,7 +318,15 @@ impl Mover {
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
         // The failed call may have had its effect; what the clusters show now is what counts.
         match self.look(job, Volumes::WhereTheyMatter).await {
-            Ok(facts) => rung = derive(&facts),
+            Ok(facts) => {
+                rung = derive(&facts);
+                if matches!(rung, Rung::Contradiction(_))
+                    && !matches!(error, MoveError::Contradiction { .. })
+                {
+                    // Hosts that were not prepared do not see all that proves what is there.
+                    rung = derive(&facts.at_most());
+                }
+            }
             // A silent host: names and power are told by the clusters all the same.
             Err(_) => rung = self.without_hosts(job).await.unwrap_or(rung),
         }
@@ -375,7 +384,13 @@ impl Mover {
         };
         let mut first = true;
         loop {
-            let rung = derive(&self.observe(job).await?);
+            let facts = self.observe(job).await?;
+            let mut rung = derive(&facts);
+            if first && matches!(rung, Rung::Contradiction(_)) {
+                // Hosts that are not prepared do not see what proves that the data are equal: the porter may have gone
+                // with the end of another move.
+                rung = derive(&facts.at_most());
+            }
             *at = rung.clone();
             let left = source_left(&rung, job.mark.running);
             self.interrupt.set_down(left == SourceLeft::Down);

@@ -73,8 +73,8 @@ impl Mover {
                     account.settled = false;
                     return Ok(());
                 }
-                // One that was taken since the last round would be left behind.
-                self.same_snapshots(job).await?;
+                // What is new since would be left behind.
+                self.same_source(job).await?;
                 self.suspend_ha(job, request).await?;
                 say(format!("shutting {name} down on {source}"));
                 account.stopped_at = Some(Instant::now());
@@ -115,7 +115,8 @@ impl Mover {
             }
             Step::NameTarget => {
                 say(format!("giving the target its name {name}"));
-                let mut change = change([("name", name.clone())]);
+                let mut change = self.newer_configuration(job).await?;
+                change.set.insert("name".to_owned(), name.clone());
                 change.set.extend(boot(job));
                 self.configure_target(job, step, change).await
             }
@@ -136,6 +137,8 @@ impl Mover {
 
     async fn place(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
+        // The guests before it in the batch may have taken hours.
+        self.same_as_planned(job).await?;
         if let Some(back) = &plan.back {
             return self.place_back(job, back).await;
         }
@@ -318,7 +321,12 @@ impl Mover {
             return Err(error);
         }
         let present = target.as_ref().map_or("", |target| target.description());
-        let description = Away::carry(&without_retired_note(&plan.description), present);
+        // Notes that were written while the move was under way go with it.
+        let newest = source.map_or_else(
+            || plan.description.clone(),
+            |source| Away::remove(source.description()),
+        );
+        let description = Away::carry(&without_retired_note(&newest), present);
         if description.is_empty() {
             delete.push("description".to_owned());
         } else {

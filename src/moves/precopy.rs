@@ -60,7 +60,7 @@ impl Mover {
         account: &mut Account,
     ) -> Result<(), MoveError> {
         self.await_replication(job).await?;
-        self.same_snapshots(job).await?;
+        self.same_source(job).await?;
         let number = u32::try_from(account.rounds.len() + 1).unwrap_or(u32::MAX);
         self.reporter.tell(&Event::StepStarted {
             guest: job.plan.name.clone(),

@@ -1,4 +1,4 @@
-//! The guest's own snapshots on the way: whether they are still those that were planned, and entering them on the target.
+//! The guest's own snapshots: entering them on the target.
 //!
 //! Their data travels with the volumes; here it is about their sections in the configuration. Read next:
 //! `plan/snapshots.rs`, `host/node_file.rs`.
@@ -13,23 +13,6 @@ use crate::report::Event;
 const LOOKS: u32 = 15;
 
 impl Mover {
-    /// Fails when the source's snapshots are others than those that were planned: the plan would miss some.
-    pub(super) async fn same_snapshots(&self, job: &GuestMove) -> Result<(), MoveError> {
-        let plan = &job.plan;
-        if plan.snapshots.known.is_empty() {
-            return Ok(());
-        }
-        let source = self.source.guest(&plan.source).await;
-        let source = source.map_err(job.api("observing the source"))?;
-        match plan.snapshots.changed(&source) {
-            None => Ok(()),
-            Some(how) => Err(MoveError::SnapshotsChanged {
-                guest: plan.name.clone(),
-                how,
-            }),
-        }
-    }
-
     /// Enters the travelling snapshots into the target's configuration, should they not be there.
     pub(super) async fn enter_snapshots(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (plan, guest) = (&job.plan, || job.plan.name.clone());
@@ -44,7 +27,7 @@ impl Mover {
         if plan.snapshots.recorded(&target) {
             return Ok(());
         }
-        self.same_snapshots(job).await?;
+        self.same_source(job).await?;
         let sections = plan.snapshots.sections(&target.config);
         let parent = plan.snapshots.parent.as_deref();
         let entered = file.enter(&sections, parent).await;

@@ -104,14 +104,27 @@ fn given_up(former: &GuestDetail) -> Option<Mark> {
 
 /// Returns the keys of a former self that the guest's present configuration does not have, and all its drives.
 ///
-/// A cloud-init drive stays, since taking it out destroys its volume. The boot order follows the drives by itself.
+/// A cloud-init drive stays, since taking it out destroys its volume.
 fn deleted(former: &GuestConfig, keys: &BTreeMap<String, String>) -> Vec<String> {
-    const STAY: [&str; 11] = [
+    let (drives, _) = former.drives();
+    let goes = |drive: &&Drive| drive.key.bus != Bus::Unused && !drive.is_cloudinit();
+    let drives = drives.iter().filter(goes);
+    let mut deleted = obsolete(former, keys);
+    deleted.extend(drives.map(|drive| drive.key.to_string()));
+    deleted
+}
+
+/// Returns the keys of a target that the guest's present configuration does not have, drives apart.
+///
+/// What Proxmox VE or the move itself put there stays. The boot order follows the drives by itself.
+pub fn obsolete(target: &GuestConfig, keys: &BTreeMap<String, String>) -> Vec<String> {
+    const STAY: [&str; 12] = [
         "name",
         "description",
         "onboot",
         "digest",
         "meta",
+        "smbios1",
         "vmgenid",
         "parent",
         "lock",
@@ -119,14 +132,11 @@ fn deleted(former: &GuestConfig, keys: &BTreeMap<String, String>) -> Vec<String>
         "bootdisk",
         "template",
     ];
-    let (drives, _) = former.drives();
-    let goes = |key: &str| match key.parse::<DriveKey>() {
-        Ok(slot) => drives
-            .iter()
-            .any(|drive| drive.key == slot && slot.bus != Bus::Unused && !drive.is_cloudinit()),
-        Err(_) => !STAY.contains(&key) && !keys.contains_key(key),
+    let goes = |key: &&String| {
+        let is_drive = key.parse::<DriveKey>().is_ok();
+        !is_drive && !STAY.contains(&key.as_str()) && !keys.contains_key(*key)
     };
-    former.0.keys().filter(|key| goes(key)).cloned().collect()
+    target.0.keys().filter(goes).cloned().collect()
 }
 
 /// What the look at a kept volume means for the plan.

@@ -20,6 +20,7 @@ use crate::plan::facts::{
     Existing, ExistingMoves, HostKey, Hosts, SourceFacts, TargetFacts, WantedGuest,
 };
 use crate::plan::snapshots::SnapshotsPlan;
+use crate::plan::source::Planned;
 use crate::plan::translate::drives::{self, DriveValue};
 use crate::plan::translate::{Input, translate};
 use crate::plan::{
@@ -184,6 +185,12 @@ impl<'a> Deciding<'a> {
             name,
             self.existing,
         ));
+        draft.verdicts.extend(check::request::drives_gone(
+            request,
+            name,
+            &guest.detail.config,
+            began,
+        ));
         draft.verdicts.extend(check::request::name_taken(
             request,
             name,
@@ -304,6 +311,7 @@ impl<'a> Deciding<'a> {
             name: name.to_owned(),
             source_cluster: self.source.alias.clone(),
             source: guest.detail.place.clone(),
+            planned: Planned::of(&guest.detail.config),
             target_cluster: self.target.alias.clone(),
             target: place,
             running,

@@ -63,6 +63,8 @@ pub struct Mark {
     pub returning: bool,
     /// What HA had for the source before it was told to ignore it.
     pub ha: Option<HaSettings>,
+    /// The fingerprint of the source's configuration that the placeholder was made from; older releases wrote none.
+    pub made_from: Option<String>,
     /// What was asked for; older releases did not write it.
     pub order: Option<Order>,
     /// Who works on it just now.
@@ -108,6 +110,8 @@ impl Mark {
                 .map(|ha| format!("ha: {}", super::ha::render(ha))),
         );
         lines.extend(self.id.iter().map(|id| format!("id: {id}")));
+        let made_from = self.made_from.iter();
+        lines.extend(made_from.map(|text| format!("made-from: {text}")));
         lines.extend(
             self.volumes
                 .iter()
@@ -210,6 +214,7 @@ impl Mark {
             onboot: yes_no("onboot")?,
             onboot_set: yes_no("onboot-set").unwrap_or(true),
             id: values.get("id").map(|id| (*id).to_owned()),
+            made_from: values.get("made-from").map(|text| (*text).to_owned()),
             by: (*values.get("by")?).to_owned(),
             since: (*values.get("since")?).to_owned(),
             volumes,
@@ -380,6 +385,7 @@ mod tests {
             onboot: false,
             onboot_set: false,
             id: Some("1f2e3d4c".to_owned()),
+            made_from: Some("0a1b2c3d4e5f".to_owned()),
             by: "ann@laptop".to_owned(),
             since: "2026-01-02T03:04:05Z".to_owned(),
             volumes: BTreeMap::from([(
@@ -529,6 +535,10 @@ mod tests {
                     ..mark()
                 },
                 Some("id") => Mark { id: None, ..mark() },
+                Some("made-from") => Mark {
+                    made_from: None,
+                    ..mark()
+                },
                 Some("order") => Mark {
                     order: None,
                     ..mark()
@@ -555,6 +565,7 @@ mod tests {
         let expect = Mark {
             onboot_set: true,
             id: None,
+            made_from: None,
             order: None,
             claim: None,
             ..mark()

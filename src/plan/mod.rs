@@ -25,6 +25,7 @@ pub mod route;
 pub(crate) mod sample;
 pub mod show;
 pub mod snapshots;
+pub mod source;
 pub mod state;
 pub mod status;
 pub mod step;
@@ -107,6 +108,8 @@ pub struct GuestPlan {
     pub source_cluster: ClusterAlias,
     /// Where it is.
     pub source: GuestRef,
+    /// What of its configuration this follows from.
+    pub planned: source::Planned,
     /// The target cluster.
     pub target_cluster: ClusterAlias,
     /// Where it goes.

@@ -65,17 +65,13 @@ pub fn next(facts: &Facts, start: bool) -> Next {
         }
     }
     // What the target holds is given up: that was asked for.
-    let facts = Facts {
-        data: vec![Data::Equal; facts.data.len()],
-        ..facts.clone()
-    };
     let before = Before {
         start,
         discarded: false,
         // Nothing that was copied is removed.
         keep: true,
     };
-    match back(&facts, before) {
+    match back(&facts.at_most(), before) {
         Back::Step(step) => Next::Step(step),
         Back::Done => Next::Settled,
         Back::Refuse { reason, remedy } => Next::Refuse { reason, remedy },

@@ -398,6 +398,7 @@ impl World {
             since: "2026-01-01T00:00:00Z".to_owned(),
             onboot_set: true,
             id: None,
+            made_from: None,
             returning: false,
             ha: None,
             order: None,

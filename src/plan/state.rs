@@ -82,6 +82,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Returns the same with all data taken for equal: no higher rung is possible, whatever the hosts will tell.
+    pub fn at_most(&self) -> Facts {
+        Facts {
+            data: vec![Data::Equal; self.data.len()],
+            ..self.clone()
+        }
+    }
+
     /// Says whether a task is at work whose end decides where the guest runs. What stops a target that runs does not: its
     /// data is the guest's already.
     pub fn is_changing(&self) -> bool {
@@ -146,7 +154,12 @@ impl fmt::Display for Rung {
 pub fn derive(facts: &Facts) -> Rung {
     let contradiction = |text: &str| Rung::Contradiction(text.to_owned());
     let Some(source) = &facts.source else {
-        return contradiction("the source guest is gone, but a move of it is under way");
+        return contradiction(match facts.target {
+            Some(_) => "the source guest is gone, but a move of it is under way",
+            None => {
+                "the source guest is gone, and no target guest carries the mark of a move of it"
+            }
+        });
     };
     let Some(target) = &facts.target else {
         return match source.name {

@@ -89,12 +89,6 @@ pub struct Status {
 
 /// Returns the rung that the clusters alone allow, and whether it is certain.
 pub fn rung(facts: &Facts) -> (Rung, bool) {
-    let with = |data: Data| {
-        derive(&Facts {
-            data: vec![data],
-            ..facts.clone()
-        })
-    };
     // Volumes that are not there are missing for certain.
     if facts.data.contains(&Data::Missing) {
         return (derive(facts), true);
@@ -102,7 +96,11 @@ pub fn rung(facts: &Facts) -> (Rung, bool) {
     if facts.data.is_empty() {
         return (derive(facts), true);
     }
-    let (most, least) = (with(Data::Equal), with(Data::Partial));
+    let most = derive(&facts.at_most());
+    let least = derive(&Facts {
+        data: vec![Data::Partial],
+        ..facts.clone()
+    });
     let certain = most == least;
     (most, certain)
 }
@@ -143,16 +141,12 @@ pub fn left(
 /// Says whether `proxmove abort` would do anything, as far as the clusters alone show it. `keep` is that of
 /// [`Before`].
 pub fn can_abort(facts: &Facts, keep: bool) -> bool {
-    let most = Facts {
-        data: vec![Data::Equal; facts.data.len()],
-        ..facts.clone()
-    };
     let before = Before {
         start: true,
         discarded: false,
         keep,
     };
-    matches!(back(&most, before), Back::Step(_))
+    matches!(back(&facts.at_most(), before), Back::Step(_))
 }
 
 /// Returns the status for people.

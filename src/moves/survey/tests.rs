@@ -520,6 +520,7 @@ fn a_guest_is_found_by_name_or_by_its_earlier_move() {
         since: String::new(),
         onboot_set: true,
         id: None,
+        made_from: None,
         returning: false,
         ha: None,
         order: None,

@@ -10,8 +10,9 @@ use crate::plan::facts::{Existing, ExistingMoves, SourceFacts, TargetFacts, Unan
 use crate::plan::mark::{CLONING, CREATING, MIGRATED};
 use crate::plan::route::{self, Place};
 use crate::plan::{MoveRequest, Verdict};
-use crate::pve::guest::{GuestKind, GuestSummary};
-use crate::pve::id::{StorageId, Vmid};
+use crate::pve::drive::DriveKey;
+use crate::pve::guest::{GuestConfig, GuestKind, GuestSummary};
+use crate::pve::id::{StorageId, Vmid, Volid};
 
 fn refuse(code: &'static str, reason: String, remedy: impl Into<String>) -> Verdict {
     Verdict::refuse("", code, reason, remedy).of_request()
@@ -396,4 +397,35 @@ pub fn begun_elsewhere(
             ),
         )
     })
+}
+
+/// Refuses to go on with a move that has copied a drive which the guest does not have any more: the copy would be nobody's.
+pub fn drives_gone(
+    request: &MoveRequest,
+    name: &str,
+    source: &GuestConfig,
+    began: Option<&Existing>,
+) -> Vec<Verdict> {
+    let Some(mark) = began.map(|began| &began.mark) else {
+        return Vec::new();
+    };
+    let (drives, _) = source.drives();
+    let gone = mark.volumes.iter().filter(|(key, _)| {
+        let mut there = drives.iter();
+        let there = there.any(|drive| drive.key == **key && drive.volume().is_some());
+        // The former self keeps its own.
+        !there && mark.kept.as_ref().is_none_or(|kept| !kept.contains(key))
+    });
+    let (from, to) = (&request.source, &request.target);
+    let refuse = |(key, volid): (&DriveKey, &Volid)| {
+        Verdict::refuse(
+            name,
+            "drive-gone",
+            format!(
+                "its move began with {key} (its copy is {volid}), which the guest does not have any more"
+            ),
+            format!("give the move up and begin anew: proxmove abort {from} {to} {name}"),
+        )
+    };
+    gone.map(refuse).collect()
 }
