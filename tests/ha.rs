@@ -194,6 +194,35 @@ async fn an_abort_gives_the_source_back_to_ha() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_abort_of_a_way_back_gives_the_guest_back_to_ha_where_it_is() {
+    let stage = stage_with_ha().await;
+    go(&stage, &["--ha", "recreate"]).expect(0);
+    let settings = |stage: &Stage| format!("{:?}", ha(stage, "banana"));
+    let before = settings(&stage);
+    assert_eq!(state(&stage, "banana", 300).as_deref(), Some("started"));
+    stage.simulation.faults().add(Fault {
+        cluster: Some("apple".to_owned()),
+        // The first one makes the former self the placeholder, the second writes down what HA had.
+        nth: Some(3),
+        ..Fault::first(
+            "PUT",
+            "/nodes/*/qemu/*/config",
+            FaultKind::Error(500, "boom".to_owned()),
+        )
+    });
+    let words = ["back", "--json", "--yes", "--ha", "recreate"];
+    run(&stage, &[&words[..], &["banana", "web1"]].concat()).expect(6);
+    stage.simulation.faults().clear();
+    assert_eq!(state(&stage, "banana", 300).as_deref(), Some("ignored"));
+    run(&stage, &["abort", "--json", "banana", "apple", "web1"]).expect(0);
+    assert_eq!(settings(&stage), before);
+    assert_eq!(ha(&stage, "apple").len(), 0);
+    assert_eq!(names(&stage, "apple"), ["web1--MIGRATED"]);
+    std::thread::sleep(ROUNDS);
+    assert!(runs(&stage, "banana", 300) && !runs(&stage, "apple", 565));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_source_that_is_to_stay_stopped_stays_out_of_ha() {
     let stage = stage_with_ha().await;
     attaching_fails(&stage);

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::abort::{Back, Before, back};
+use super::abort::{Back, Before, Placeholder, back};
 use super::aftermath::{SourceLeft, source_left};
 use super::state::{Data, Facts, Rung, derive};
 
@@ -140,9 +140,8 @@ pub fn left(
     }
 }
 
-/// Says whether `proxmove abort` would do anything, as far as the clusters alone show it. `keep` is that of
-/// [`Before`].
-pub fn can_abort(facts: &Facts, keep: bool) -> bool {
+/// Says whether `proxmove abort` would do anything, as far as the clusters alone show it.
+pub fn can_abort(facts: &Facts) -> bool {
     let most = Facts {
         data: vec![Data::Equal; facts.data.len()],
         ..facts.clone()
@@ -150,7 +149,7 @@ pub fn can_abort(facts: &Facts, keep: bool) -> bool {
     let before = Before {
         start: true,
         discarded: false,
-        keep,
+        placeholder: Placeholder::Removed,
     };
     matches!(back(&most, before), Back::Step(_))
 }
