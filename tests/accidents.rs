@@ -35,14 +35,6 @@ use serde_json::Value;
 
 use stage::{Ended, Running, moved, proved, run};
 
-/// Returns the words of a move to `banana`.
-fn words<'a>(options: &[&'a str], name: &'a str) -> Vec<&'a str> {
-    let mut words = vec!["--json", "--yes"];
-    words.extend(options);
-    words.extend(["apple", "banana", "node2", "local-ssd", name]);
-    words
-}
-
 /// Returns what a failed move said: the error's lines, the state, and what to type next.
 #[track_caller]
 fn said(ended: &Ended) -> (String, String, String) {

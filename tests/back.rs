@@ -19,13 +19,11 @@ use proxmove::sim::world::scenario::DiskSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, proved,
-    received, run, runs, write_on,
+    received, run, runs, to_banana, write_on,
 };
 
-const THERE: [&str; 6] = ["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
-
 fn there(stage: &Stage, name: &str) -> Ended {
-    run(stage, &[&THERE[..], &[name]].concat()).expect(0)
+    run(stage, &to_banana(&[], &[name])).expect(0)
 }
 
 fn back(stage: &Stage, options: &[&str], cluster: &str, name: &str) -> Ended {
@@ -312,7 +310,7 @@ async fn a_way_back_that_is_killed_anywhere_is_finished_by_the_same_command() {
     .await;
     let names: Vec<String> = (0..GUESTS).map(|number| format!("vm{number}")).collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    run(&stage, &[&THERE[..], &all].concat()).expect(0);
+    run(&stage, &to_banana(&[], &all)).expect(0);
     let mut random = fastrand::Rng::with_seed(8);
     let mut length = Duration::ZERO;
     let mut rungs = BTreeSet::new();

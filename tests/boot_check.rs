@@ -20,7 +20,7 @@ use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, kill, launch, moved, names, nothing_left, proved,
-    run, runs,
+    run, runs, to_banana,
 };
 
 const TARGET: u32 = 300;
@@ -63,9 +63,7 @@ fn hangs() -> Boot {
 }
 
 fn go(stage: &Stage, options: &[&str], name: &str) -> Ended {
-    let words = ["--json", "--yes"];
-    let place = ["apple", "banana", "node2", "local-ssd", name];
-    run(stage, &[&words[..], options, &place].concat())
+    run(stage, &to_banana(options, &[name]))
 }
 
 fn failure(ended: &Ended) -> Value {
@@ -374,8 +372,7 @@ fn killed_after(stage: &Stage, call: &Recorded, nth: usize, violated: &Arc<Atomi
         )
     });
     watch(stage, violated);
-    let words = RETURNING;
-    let running = launch(stage, &words, &[]);
+    let running = launch(stage, &returning(), &[]);
     process.store(running.process(), Ordering::SeqCst);
     running.wait().expect(-9);
     faults.clear();
@@ -406,20 +403,17 @@ fn watch(stage: &Stage, violated: &Arc<AtomicBool>) {
     });
 }
 
-const RETURNING: [&str; 13] = [
-    "--json",
-    "--yes",
+fn returning() -> Vec<&'static str> {
+    to_banana(&RETURNING, &["web1"])
+}
+
+const RETURNING: [&str; 6] = [
     "--target-vmid",
     "300",
     "--boot-check",
     "1s",
     "--on-failure",
     "return",
-    "apple",
-    "banana",
-    "node2",
-    "local-ssd",
-    "web1",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -429,7 +423,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
     let stage = stage_with(vec![with_agent(565, "web1")]).await;
     boots(&stage, TARGET, hangs());
     watch(&stage, &violated);
-    run(&stage, &RETURNING).expect(5);
+    run(&stage, &returning()).expect(5);
     let calls = stage.simulation.faults().writes();
     let started = calls
         .iter()
@@ -460,7 +454,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
         let what = format!("{} {} ({nth}) then {after}", call.method, call.path);
         let noted = config(&stage, "banana", TARGET)["description"].contains("returning: yes");
         let words: &[&str] = match after {
-            "rerun" => &RETURNING,
+            "rerun" => &returning(),
             "resume" => &["resume", "--json", "--yes", "apple", "banana", "web1"],
             _ => &["abort", "--json", "apple", "banana", "web1"],
         };
@@ -493,7 +487,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
         assert_eq!(config(&stage, "apple", 565), before, "{what}");
         if last || after == "abort" {
             boots(&stage, TARGET, Boot::default());
-            run(&stage, &RETURNING).expect(0);
+            run(&stage, &returning()).expect(0);
             let target = moved(&stage, ("apple", 565), "banana", "web1");
             proved(&stage, ("apple", 565), ("banana", target));
         }

@@ -18,7 +18,7 @@ use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::{ClusterSpec, HaGroupSpec, HaSpec, UserSpec};
 use stage::{
     Ended, MIB, SECRET, clusters, config, disk, guest, kill, launch, moved, names, proved, run,
-    runs,
+    runs, to_banana,
 };
 
 /// Several rounds of the HA manager and its nodes.
@@ -85,9 +85,8 @@ fn state(stage: &Stage, cluster: &str, guest: u32) -> Option<String> {
 }
 
 fn go(stage: &Stage, options: &[&str]) -> Ended {
-    let words = ["--json", "--yes", "--target-vmid", "300"];
-    let place = ["apple", "banana", "node2", "local-ssd", "web1"];
-    run(stage, &[&words[..], options, &place].concat())
+    let options = [&["--target-vmid", "300"], options].concat();
+    run(stage, &to_banana(&options, &["web1"]))
 }
 
 fn left(ended: &Ended) -> String {
@@ -285,19 +284,7 @@ async fn a_move_that_is_killed_at_a_call_to_ha_is_resumed_and_given_up() {
                     FaultKind::After(Arc::new(move || kill(victim.load(Ordering::SeqCst)))),
                 )
             });
-            let words = [
-                "--json",
-                "--yes",
-                "--target-vmid",
-                "300",
-                "--ha",
-                "recreate",
-                "apple",
-                "banana",
-                "node2",
-                "local-ssd",
-                "web1",
-            ];
+            let words = to_banana(&["--target-vmid", "300", "--ha", "recreate"], &["web1"]);
             let running = launch(&stage, &words, &[]);
             process.store(running.process(), Ordering::SeqCst);
             running.wait().expect(-9);

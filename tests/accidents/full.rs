@@ -13,8 +13,10 @@ use proxmove::sim::world::faults::{Fault, FaultKind};
 use crate::alone::{Own, SmallDisk, alone};
 use crate::home::{Home, PATIENCE, sh};
 use crate::sshd::{self, Sshd};
-use crate::stage::{self, MIB, clusters, disk, guest, launch, names, nothing_left, program, runs};
-use crate::{await_porter, finishes, image, said, source_image, target_storage, words};
+use crate::stage::{
+    self, MIB, clusters, disk, guest, launch, names, nothing_left, program, runs, to_banana,
+};
+use crate::{await_porter, finishes, image, said, source_image, target_storage};
 
 const SIZE: u64 = 64 * MIB;
 /// Enough for the porter, or for a few disks.
@@ -71,7 +73,7 @@ async fn a_target_that_fills_up_while_the_guest_runs() {
     let (stage, small) = on_a_small_disk(&["raw", "qcow2"]).await;
     for number in 0..2 {
         let (vmid, name) = (600 + number, format!("vm{number}"));
-        let words = words(&["--bwlimit", "40"], &name);
+        let words = to_banana(&["--bwlimit", "40"], &[&name]);
         let mut running = launch(&stage, &words, &[]);
         await_porter(&stage, &mut running, "receive", Duration::from_millis(500));
         let ballast = small.ballast();
@@ -125,7 +127,7 @@ async fn a_target_that_is_full_when_the_guest_is_down() {
     let small = Arc::new(small);
     for number in 0..2 {
         let (vmid, name) = (600 + number, format!("vm{number}"));
-        let words = words(&[], &name);
+        let words = to_banana(&[], &[&name]);
         let (filled, source) = (Arc::clone(&small), source_image(&stage, vmid));
         stage.simulation.faults().clear();
         before(
@@ -208,7 +210,7 @@ async fn no_room_for_proxmoves_own_files() {
     )];
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
     let temp = target_storage(&stage).join("temp");
-    let words = words(&[], "vm0");
+    let words = to_banana(&[], &["vm0"]);
     let place = format!(
         "the directory for proxmove's own files, {} on ",
         temp.display()
@@ -297,7 +299,7 @@ async fn a_full_disk_at_home_keeps_no_move_from_its_end() {
     let dry = ["-n", "apple", "banana", "node2", "local-ssd", "vm0"];
     assert_eq!(told(&dry), Some(5));
     assert!(runs(&stage, "apple", 600));
-    let mut words = words(&[], "vm0");
+    let mut words = to_banana(&[], &["vm0"]);
     words.push("--debug");
     assert_eq!(told(&words), Some(0));
     let target = stage::moved(&stage, ("apple", 600), "banana", "vm0");

@@ -8,8 +8,10 @@ use proxmove::sim::world::faults::{Fault, FaultKind};
 use serde_json::Value;
 
 use crate::alone::{Own, SmallDisk, alone};
-use crate::stage::{MIB, clusters, config, disk, guest, names, nothing_left, run, runs, start};
-use crate::{said, target_storage, words};
+use crate::stage::{
+    MIB, clusters, config, disk, guest, names, nothing_left, run, runs, start, to_banana,
+};
+use crate::{said, target_storage};
 
 /// Lets bob, on another machine, hold the move, with a sign that is so many seconds old.
 fn held_by_bob(stage: &Stage, age: i64) {
@@ -75,7 +77,7 @@ async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
             FaultKind::Error(500, "boom".to_owned()),
         )
     });
-    run(&stage, &words(&[], "vm0")).expect(6);
+    run(&stage, &to_banana(&[], &["vm0"])).expect(6);
     stage.simulation.faults().clear();
     stage.simulation.faults().forget();
 

@@ -7,7 +7,7 @@ use proxmove::plan::mark::Mark;
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 
-use crate::stage::{clusters, moved, nothing_left, proved, run, runs};
+use crate::stage::{clusters, moved, nothing_left, proved, run, runs, to_banana};
 use crate::{CONFIG, STOPS, of_kind, status_of, stop_at};
 
 /// Lets bob, on another machine, claim the placeholder of a move, with a sign that is so many seconds old.
@@ -45,17 +45,11 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     let stage =
         Arc::new(crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await);
     let again = |name: &str, option: &'static str| {
-        let mut words = vec![
-            "--json",
-            "--yes",
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            name,
-        ];
-        words.extend((!option.is_empty()).then_some(option));
-        run(&stage, &words)
+        let options: &[&str] = match option {
+            "" => &[],
+            option => &[option],
+        };
+        run(&stage, &to_banana(options, &[name]))
     };
     // Alive: neither the same command nor an abort goes on, and both say who it is.
     stop_at(&stage, &STOPS[2], "vm0");
@@ -172,15 +166,7 @@ async fn a_guest_that_another_move_has_stopped_is_left_alone() {
         own
     };
     let own = note("ffff0000");
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let words = to_banana(&[], &["vm0"]);
     let ended = run(&stage, &words).expect(6);
     assert!(
         ended.stdout.contains("stopped by another move of it"),

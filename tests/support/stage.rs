@@ -153,6 +153,12 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// Returns the words of a move of these guests of `apple` to the storage `local-ssd` of `banana`.
+pub fn to_banana<'a>(options: &[&'a str], guests: &[&'a str]) -> Vec<&'a str> {
+    let place = ["apple", "banana", "node2", "local-ssd"];
+    [&["--json", "--yes"], options, &place, guests].concat()
+}
+
 /// A started program.
 pub struct Running {
     child: Child,
