@@ -22,6 +22,7 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
+use stage::faults::{CONFIG, fails};
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, processes,
     proved, run, runs, to_banana,
@@ -37,8 +38,6 @@ struct Stop {
     code: i32,
     left: &'static str,
 }
-
-const CONFIG: &str = "/nodes/*/qemu/*/config";
 
 /// Every rung at which a move can stop.
 const STOPS: &[Stop] = &[
@@ -114,11 +113,7 @@ fn stop_at(stage: &Stage, stop: &Stop, name: &str) -> Ended {
     let faults = stage.simulation.faults();
     faults.clear();
     if let Some((cluster, method, path, nth)) = stop.fails {
-        faults.add(Fault {
-            cluster: Some(cluster.to_owned()),
-            nth: Some(nth),
-            ..Fault::first(method, path, FaultKind::Error(500, "boom".to_owned()))
-        });
+        fails(stage, cluster, (method, path), nth);
     }
     if stop.rung == "marked" {
         let more = faults.clone();
@@ -349,12 +344,7 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
         .collect();
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
     let faults = stage.simulation.faults();
-    let boom = || Fault {
-        cluster: Some("apple".to_owned()),
-        nth: Some(1),
-        ..Fault::first("PUT", CONFIG, FaultKind::Error(500, "boom".to_owned()))
-    };
-    faults.add(boom());
+    fails(&stage, "apple", ("PUT", CONFIG), 1);
     let words = to_banana(&[], &["vm0", "vm1", "vm2"]);
     let ended = run(&stage, &words).expect(6);
     let done = ended.told("batch-done");
@@ -377,7 +367,7 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
     assert!(state.contains("vm0 is STOPPED on apple"), "{state}");
     moved(&stage, ("apple", 601), "banana", "vm1");
     faults.clear();
-    faults.add(boom());
+    fails(&stage, "apple", ("PUT", CONFIG), 1);
     let words = to_banana(&["--fail-fast"], &["vm3", "vm4", "vm5"]);
     let ended = run(&stage, &words).expect(6);
     assert_eq!(ends(&ended.told("batch-done")[0]), expect([6, 130, 130], 3));

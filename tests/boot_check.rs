@@ -53,6 +53,14 @@ fn boots(stage: &Stage, vmid: u32, boot: Boot) {
     banana.unwrap().boots.insert(vmid, boot);
 }
 
+/// A guest whose start fails.
+fn cannot_be_started() -> Boot {
+    Boot {
+        fails: "start failed: QEMU exited with code 1".to_owned(),
+        ..Boot::default()
+    }
+}
+
 /// A guest that starts, writes, and whose agent never answers.
 fn hangs() -> Boot {
     Boot {
@@ -120,14 +128,7 @@ async fn a_guest_that_answers_is_up_and_the_move_says_by_what() {
 async fn without_being_asked_to_return_everything_stays_and_the_failure_says_what_to_type() {
     let stage = stage_with(vec![with_agent(565, "web1"), with_agent(566, "db1")]).await;
     // One cannot be started at all.
-    boots(
-        &stage,
-        TARGET,
-        Boot {
-            fails: "start failed: QEMU exited with code 1".to_owned(),
-            ..Boot::default()
-        },
-    );
+    boots(&stage, TARGET, cannot_be_started());
     let vmid = TARGET.to_string();
     let ended = go(&stage, &["--target-vmid", &vmid], "web1").expect(6);
     let failed = failure(&ended);
@@ -261,14 +262,7 @@ async fn a_guest_is_returned_and_the_next_try_carries_only_the_difference() {
 async fn a_guest_that_cannot_be_started_is_returned_without_a_check() {
     let stage = stage_with(vec![with_agent(565, "web1")]).await;
     let before = config(&stage, "apple", 565);
-    boots(
-        &stage,
-        TARGET,
-        Boot {
-            fails: "start failed: QEMU exited with code 1".to_owned(),
-            ..Boot::default()
-        },
-    );
+    boots(&stage, TARGET, cannot_be_started());
     let options = ["--target-vmid", "300", "--on-failure", "return"];
     let ended = go(&stage, &options, "web1").expect(5);
     assert!(

@@ -16,6 +16,7 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::Boot;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::{ClusterSpec, HaGroupSpec, HaSpec, UserSpec};
+use stage::faults::{CONFIG, fails};
 use stage::{
     Ended, MIB, SECRET, clusters, config, disk, guest, kill, launch, moved, names, proved, run,
     runs, to_banana,
@@ -60,15 +61,7 @@ async fn stage_with_ha() -> Stage {
 
 /// Has the attaching fail, with the source stopped and HA out of the way.
 fn attaching_fails(stage: &Stage) {
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        nth: Some(2),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Error(500, "boom".to_owned()),
-        )
-    });
+    fails(stage, "banana", ("PUT", CONFIG), 2);
 }
 
 fn ha(stage: &Stage, cluster: &str) -> Vec<HaSpec> {
@@ -199,16 +192,8 @@ async fn an_abort_of_a_way_back_gives_the_guest_back_to_ha_where_it_is() {
     let settings = |stage: &Stage| format!("{:?}", ha(stage, "banana"));
     let before = settings(&stage);
     assert_eq!(state(&stage, "banana", 300).as_deref(), Some("started"));
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        // The first one makes the former self the placeholder, the second writes down what HA had.
-        nth: Some(3),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Error(500, "boom".to_owned()),
-        )
-    });
+    // The first one makes the former self the placeholder, the second writes down what HA had.
+    fails(&stage, "apple", ("PUT", CONFIG), 3);
     let words = ["back", "--json", "--yes", "--ha", "recreate"];
     run(&stage, &[&words[..], &["banana", "web1"]].concat()).expect(6);
     stage.simulation.faults().clear();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::ReplicationSpec;
+use stage::faults::before;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, proved, run, runs, to_banana,
 };
@@ -139,18 +140,13 @@ async fn a_move_goes_on_with_another_node_of_the_cluster_that_nobody_configured(
         Arc::new(AtomicBool::new(false)),
     );
     let (at_stop, at_start) = (Arc::clone(&apple), Arc::clone(&banana));
-    stage.simulation.faults().add(Fault::first(
-        "POST",
-        "/nodes/*/qemu/565/status/shutdown",
-        FaultKind::Before(Arc::new(move || at_stop.store(true, Ordering::SeqCst))),
-    ));
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        ..Fault::first(
-            "POST",
-            "/nodes/*/qemu/*/status/start",
-            FaultKind::Before(Arc::new(move || at_start.store(true, Ordering::SeqCst))),
-        )
+    let stops = ("POST", "/nodes/*/qemu/565/status/shutdown");
+    before(&stage, "apple", stops, move || {
+        at_stop.store(true, Ordering::SeqCst);
+    });
+    let starts = ("POST", "/nodes/*/qemu/*/status/start");
+    before(&stage, "banana", starts, move || {
+        at_start.store(true, Ordering::SeqCst);
     });
     let words = to_banana(&[], &["web1"]);
     let mut running = launch(&stage, &words, &[]);

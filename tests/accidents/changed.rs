@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use proxmove::sim::host::Server;
 use proxmove::sim::stage::Stage;
-use proxmove::sim::world::faults::{Fault, FaultKind};
 
 use crate::sshd;
+use crate::stage::faults::{CONFIG, before};
 use crate::stage::{
     self, MIB, clusters, config, disk, guest, launch, nothing_left, runs, to_banana,
 };
@@ -170,14 +170,7 @@ async fn a_byte_that_changes_on_the_targets_disk_is_told_and_copied_again() {
         file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
         noted.fetch_add(1, Ordering::Relaxed);
     };
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Before(Arc::new(rot)),
-        )
-    });
+    before(&stage, "apple", ("PUT", CONFIG), rot);
     let words = to_banana(&[], &["vm0"]);
     let ended = stage::run(&stage, &words).expect(0);
     assert_eq!(changed.load(Ordering::Relaxed), 1);

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proxmove::sim::world::faults::{Fault, FaultKind};
 use serde_json::Value;
 
+use crate::stage::faults::before;
 use crate::stage::{
     self, MIB, clusters, disk, guest, launch, moved, nothing_left, proved, run, to_banana,
 };
@@ -211,14 +211,8 @@ async fn when_an_api_node_dies_in_the_middle_the_move_goes_on_with_another() {
     std::fs::write(stage.proxmoverc(), text.replace(&api, &also)).unwrap();
     // It dies while it has the request to shut the guest down.
     let dying = Arc::clone(&node);
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        ..Fault::first(
-            "POST",
-            "/nodes/*/qemu/*/status/shutdown",
-            FaultKind::Before(Arc::new(move || dying.die())),
-        )
-    });
+    let stops = ("POST", "/nodes/*/qemu/*/status/shutdown");
+    before(&stage, "apple", stops, move || dying.die());
     let words = to_banana(&[], &["vm0"]);
     run(&stage, &words).expect(0);
     assert!(node.dead.load(Ordering::Relaxed));

@@ -8,6 +8,7 @@ use proxmove::plan::mark::Mark;
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 
+use crate::stage::faults::CONFIG;
 use crate::stage::{
     self, Ended, MIB, clusters, config, disk, guest, launch, left_files, moved, names,
     nothing_left, proved, run, runs, write_on,
@@ -52,8 +53,6 @@ type Stop = (
     i32,
 );
 
-const CONFIG: &str = "/nodes/*/qemu/*/config";
-
 /// The target's first change is the one that makes the former self a placeholder.
 const STOPS: &[Stop] = &[
     ("precopied", None, 5),
@@ -73,11 +72,7 @@ fn stop_at(stage: &Stage, (rung, fails, code): &Stop, name: &str) {
     let faults = stage.simulation.faults();
     faults.clear();
     if let Some((cluster, method, path, nth)) = fails {
-        faults.add(Fault {
-            cluster: Some((*cluster).to_owned()),
-            nth: Some(*nth),
-            ..Fault::first(method, path, FaultKind::Error(500, "boom".to_owned()))
-        });
+        stage::faults::fails(stage, cluster, (method, path), *nth);
     }
     let options: &[&str] = match fails {
         Some(_) => &[],

@@ -4,6 +4,8 @@
 //! runtime of several threads. It ends only processes it started or that work in the stage's own directory.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod faults;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
