@@ -7,6 +7,7 @@
 mod afterwards;
 mod again;
 mod arguments;
+mod common;
 pub mod evacuate;
 mod site;
 
@@ -28,10 +29,8 @@ use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
 pub use afterwards::AfterwardsInstead;
 pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
-use arguments::{
-    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
-    VerifyArg,
-};
+use arguments::{Cli, ConfigVerb, MoveArgs, RouteArg, Tuning, Verb, VerifyArg};
+use common::{ConnectionArgs, settle};
 use evacuate::{CordonCommand, EvacuateCommand, RestoreCommand};
 use site::SimArgs;
 pub use site::SiteArgs;
@@ -196,16 +195,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Check(arguments) => check_command(arguments).map(Request::Check),
         Verb::Config {
             verb: ConfigVerb::Show { connection, output },
-        } => Ok(Request::ConfigShow(settle(connection, None, &output))),
+        } => Ok(Request::ConfigShow(settle(connection, &output))),
         Verb::Completions { shell } => Ok(Request::Completions(shell)),
         Verb::Man => Ok(Request::Man),
-        Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), None, &output))),
+        Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), &output))),
         Verb::Sim(SimArgs {
             site: Some(site), ..
         }) => Ok(Request::Site(site)),
-        Verb::Sim(SimArgs { site: None, output }) => {
-            Ok(Request::Sim(settle(nothing(), None, &output)))
-        }
+        Verb::Sim(SimArgs { site: None, output }) => Ok(Request::Sim(settle(nothing(), &output))),
         Verb::Status(arguments) => Ok(Request::Status(arguments.command())),
         Verb::Resume(arguments) => arguments.command().map(Request::Resume),
         Verb::Abort(arguments) => arguments.command().map(Request::Abort),
@@ -216,7 +213,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
             clusters: arguments.clusters,
             dry_run: arguments.dry_run,
             yes: arguments.yes,
-            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+            common: arguments.common.settle(),
         })),
         Verb::Evacuate(arguments) => Ok(Request::Evacuate(Box::new(arguments.command()))),
         Verb::Restore(arguments) => Ok(Request::Restore(Box::new(arguments.command()))),
@@ -319,17 +316,6 @@ fn first_word(command: &clap::Command, arguments: &[OsString]) -> Option<usize> 
     None
 }
 
-fn settle(connection: ConnectionArgs, ssh: Option<SshArgs>, output: &OutputArgs) -> Common {
-    let ciphers = ssh.map_or_else(|| DEFAULT_SSH_CIPHERS.to_owned(), |ssh| ssh.ssh_ciphers);
-    Common {
-        config: connection.config,
-        verify_tls: !connection.no_verify_ssl,
-        ssh_ciphers: Some(ciphers).filter(|ciphers| ciphers != "-"),
-        json: output.json,
-        debug: output.debug,
-    }
-}
-
 fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
     let guests = arguments.guests;
     if arguments.target_vmid.is_some() && guests.len() > 1 {
@@ -358,7 +344,7 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
         take_over: arguments.several.take_over,
         fail_fast: arguments.several.fail_fast,
         wait_for_locks: arguments.wait_for_locks,
-        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        common: arguments.common.settle(),
     };
     arguments.afterwards.put(&mut command.request);
     Ok(command)
@@ -377,7 +363,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
         take_over: false,
         fail_fast: false,
         wait_for_locks: Duration::ZERO,
-        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        common: arguments.common.settle(),
     })
 }
 
@@ -408,7 +394,7 @@ fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Err
             take_over: arguments.several.take_over,
             fail_fast: arguments.several.fail_fast,
             wait_for_locks: wishes.wait_for_locks,
-            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+            common: arguments.common.settle(),
         },
     };
     wishes.afterwards.put(&mut command.command.request);

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Common;
 use super::afterwards::{AfterwardsInstead, OtherAfterwards};
-use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, guest, time};
-use super::{Common, settle};
+use super::arguments::{guest, time};
+use super::common::{CommonArgs, ConnectionArgs, OutputArgs, settle};
 use crate::moves::again::Which;
 use crate::pve::id::ClusterAlias;
 use crate::units::Bandwidth;
@@ -62,11 +63,7 @@ pub(super) struct ResumeArgs {
     #[command(flatten)]
     afterwards: OtherAfterwards,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -85,11 +82,7 @@ pub(super) struct AbortArgs {
     #[command(flatten)]
     several: Several,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -97,11 +90,7 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     guests: Guests,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 /// What to do about others: other operators, and the other VMs of a command.
@@ -191,7 +180,7 @@ impl StatusArgs {
         StatusCommand {
             clusters: self.clusters.into_iter().collect(),
             thorough: self.thorough,
-            common: settle(self.connection, None, &self.output),
+            common: settle(self.connection, &self.output),
         }
     }
 }
@@ -207,7 +196,7 @@ impl ResumeArgs {
             yes: self.yes,
             take_over: self.several.take_over,
             fail_fast: self.several.fail_fast,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         })
     }
 }
@@ -216,7 +205,7 @@ impl VerifyArgs {
     pub(super) fn command(self) -> Result<VerifyCommand, clap::Error> {
         Ok(VerifyCommand {
             which: which(self.guests)?,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         })
     }
 }
@@ -230,7 +219,7 @@ impl AbortArgs {
             patience: self.patience,
             take_over: self.several.take_over,
             fail_fast: self.several.fail_fast,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         })
     }
 }
