@@ -28,6 +28,7 @@ use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
 pub use afterwards::AfterwardsInstead;
+use again::Several;
 pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use arguments::{Cli, ConfigVerb, MoveArgs, RouteArg, Tuning, Verb, VerifyArg};
 use common::{ConnectionArgs, settle};
@@ -90,15 +91,15 @@ impl Request {
     /// Says whether `--debug` was given.
     pub fn debug(&self) -> bool {
         match self {
-            Request::Move(command) | Request::Check(command) => command.common.debug,
+            Request::Move(command) | Request::Check(command) => command.conduct.common.debug,
             Request::Status(command) => command.common.debug,
-            Request::Resume(command) => command.common.debug,
-            Request::Abort(command) => command.common.debug,
+            Request::Resume(command) => command.conduct.common.debug,
+            Request::Abort(command) => command.conduct.common.debug,
             Request::Verify(command) => command.common.debug,
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
-            Request::Back(command) => command.command.common.debug,
+            Request::Back(command) => command.command.conduct.common.debug,
             Request::Cleanup(command) => command.common.debug,
             Request::Evacuate(command) => command.common.debug,
             Request::Restore(command) => command.common.debug,
@@ -119,6 +120,13 @@ pub struct MoveCommand {
     pub request: MoveRequest,
     /// `-n`: show the plan, change nothing.
     pub dry_run: bool,
+    /// How to go about it.
+    pub conduct: Conduct,
+}
+
+/// How to go about moves, whichever they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conduct {
     /// `--yes`: take every question as answered with yes.
     pub yes: bool,
     /// `--take-over`: take a move over that somebody else works on.
@@ -340,11 +348,10 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             ..request(arguments.place, guests, arguments.tuning)?
         },
         dry_run: arguments.dry_run,
-        yes: arguments.yes,
-        take_over: arguments.several.take_over,
-        fail_fast: arguments.several.fail_fast,
-        wait_for_locks: arguments.wait_for_locks,
-        common: arguments.common.settle(),
+        conduct: Conduct {
+            wait_for_locks: arguments.wait_for_locks,
+            ..arguments.several.conduct(arguments.yes, arguments.common)
+        },
     };
     arguments.afterwards.put(&mut command.request);
     Ok(command)
@@ -359,11 +366,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
             ..request(arguments.place, arguments.guests, arguments.tuning)?
         },
         dry_run: true,
-        yes: false,
-        take_over: false,
-        fail_fast: false,
-        wait_for_locks: Duration::ZERO,
-        common: arguments.common.settle(),
+        conduct: Several::default().conduct(false, arguments.common),
     })
 }
 
@@ -390,11 +393,10 @@ fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Err
                 ..request(place, arguments.guests, arguments.tuning)?
             },
             dry_run: wishes.dry_run,
-            yes: wishes.yes,
-            take_over: arguments.several.take_over,
-            fail_fast: arguments.several.fail_fast,
-            wait_for_locks: wishes.wait_for_locks,
-            common: arguments.common.settle(),
+            conduct: Conduct {
+                wait_for_locks: wishes.wait_for_locks,
+                ..arguments.several.conduct(wishes.yes, arguments.common)
+            },
         },
     };
     wishes.afterwards.put(&mut command.command.request);

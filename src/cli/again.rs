@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Common;
 use super::afterwards::{AfterwardsInstead, OtherAfterwards};
 use super::arguments::{guest, time};
 use super::common::{CommonArgs, ConnectionArgs, OutputArgs, settle};
+use super::{Common, Conduct};
 use crate::moves::again::Which;
 use crate::pve::id::ClusterAlias;
 use crate::units::Bandwidth;
@@ -94,14 +94,27 @@ pub(super) struct VerifyArgs {
 }
 
 /// What to do about others: other operators, and the other VMs of a command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Several {
     /// Take a move over that somebody else works on; they are told and stop
     #[arg(long)]
-    pub(super) take_over: bool,
+    take_over: bool,
     /// After the first VM that fails, do not begin the others
     #[arg(long)]
-    pub(super) fail_fast: bool,
+    fail_fast: bool,
+}
+
+impl Several {
+    /// Returns how to go about moves that wait for nobody's lock.
+    pub(super) fn conduct(self, yes: bool, common: CommonArgs) -> Conduct {
+        Conduct {
+            yes,
+            take_over: self.take_over,
+            fail_fast: self.fail_fast,
+            wait_for_locks: Duration::ZERO,
+            common: common.settle(),
+        }
+    }
 }
 
 /// `proxmove status`.
@@ -128,14 +141,8 @@ pub struct ResumeCommand {
     pub parallel: Option<usize>,
     /// `--boot-check` and `--on-failure`, instead.
     pub afterwards: AfterwardsInstead,
-    /// `--yes`.
-    pub yes: bool,
-    /// `--take-over`.
-    pub take_over: bool,
-    /// `--fail-fast`.
-    pub fail_fast: bool,
-    /// What most commands know.
-    pub common: Common,
+    /// How to go about it.
+    pub conduct: Conduct,
 }
 
 /// `proxmove verify`.
@@ -158,12 +165,8 @@ pub struct AbortCommand {
     pub discard_target: bool,
     /// `--patience`.
     pub patience: Duration,
-    /// `--take-over`.
-    pub take_over: bool,
-    /// `--fail-fast`.
-    pub fail_fast: bool,
-    /// What most commands know.
-    pub common: Common,
+    /// How to go about it. Nothing is asked.
+    pub conduct: Conduct,
 }
 
 fn which(guests: Guests) -> Result<Which, clap::Error> {
@@ -193,10 +196,7 @@ impl ResumeArgs {
             limit: self.bwlimit.map(Bandwidth::mbit_per_second),
             parallel: self.parallel.map(usize::from),
             afterwards: self.afterwards.instead(),
-            yes: self.yes,
-            take_over: self.several.take_over,
-            fail_fast: self.several.fail_fast,
-            common: self.common.settle(),
+            conduct: self.several.conduct(self.yes, self.common),
         })
     }
 }
@@ -217,9 +217,7 @@ impl AbortArgs {
             start: !self.skip_start,
             discard_target: self.discard_target,
             patience: self.patience,
-            take_over: self.several.take_over,
-            fail_fast: self.several.fail_fast,
-            common: self.common.settle(),
+            conduct: self.several.conduct(false, self.common),
         })
     }
 }
