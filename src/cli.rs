@@ -7,6 +7,7 @@
 mod afterwards;
 mod again;
 mod arguments;
+mod common;
 pub mod evacuate;
 mod site;
 
@@ -27,11 +28,10 @@ use crate::pve::id::ClusterAlias;
 use crate::transfer::{Route, Verify};
 use crate::units::Bandwidth;
 pub use afterwards::AfterwardsInstead;
+use again::Several;
 pub use again::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
-use arguments::{
-    Cli, ConfigVerb, ConnectionArgs, MoveArgs, OutputArgs, RouteArg, SshArgs, Tuning, Verb,
-    VerifyArg,
-};
+use arguments::{Cli, ConfigVerb, MoveArgs, RouteArg, Tuning, Verb, VerifyArg};
+use common::{ConnectionArgs, settle};
 use evacuate::{CordonCommand, EvacuateCommand, RestoreCommand};
 use site::SimArgs;
 pub use site::SiteArgs;
@@ -91,15 +91,15 @@ impl Request {
     /// Says whether `--debug` was given.
     pub fn debug(&self) -> bool {
         match self {
-            Request::Move(command) | Request::Check(command) => command.common.debug,
+            Request::Move(command) | Request::Check(command) => command.conduct.common.debug,
             Request::Status(command) => command.common.debug,
-            Request::Resume(command) => command.common.debug,
-            Request::Abort(command) => command.common.debug,
+            Request::Resume(command) => command.conduct.common.debug,
+            Request::Abort(command) => command.conduct.common.debug,
             Request::Verify(command) => command.common.debug,
             Request::ConfigShow(common) | Request::Demo(common) | Request::Sim(common) => {
                 common.debug
             }
-            Request::Back(command) => command.command.common.debug,
+            Request::Back(command) => command.command.conduct.common.debug,
             Request::Cleanup(command) => command.common.debug,
             Request::Evacuate(command) => command.common.debug,
             Request::Restore(command) => command.common.debug,
@@ -120,6 +120,13 @@ pub struct MoveCommand {
     pub request: MoveRequest,
     /// `-n`: show the plan, change nothing.
     pub dry_run: bool,
+    /// How to go about it.
+    pub conduct: Conduct,
+}
+
+/// How to go about moves, whichever they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conduct {
     /// `--yes`: take every question as answered with yes.
     pub yes: bool,
     /// `--take-over`: take a move over that somebody else works on.
@@ -196,16 +203,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Check(arguments) => check_command(arguments).map(Request::Check),
         Verb::Config {
             verb: ConfigVerb::Show { connection, output },
-        } => Ok(Request::ConfigShow(settle(connection, None, &output))),
+        } => Ok(Request::ConfigShow(settle(connection, &output))),
         Verb::Completions { shell } => Ok(Request::Completions(shell)),
         Verb::Man => Ok(Request::Man),
-        Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), None, &output))),
+        Verb::Demo(output) => Ok(Request::Demo(settle(nothing(), &output))),
         Verb::Sim(SimArgs {
             site: Some(site), ..
         }) => Ok(Request::Site(site)),
-        Verb::Sim(SimArgs { site: None, output }) => {
-            Ok(Request::Sim(settle(nothing(), None, &output)))
-        }
+        Verb::Sim(SimArgs { site: None, output }) => Ok(Request::Sim(settle(nothing(), &output))),
         Verb::Status(arguments) => Ok(Request::Status(arguments.command())),
         Verb::Resume(arguments) => arguments.command().map(Request::Resume),
         Verb::Abort(arguments) => arguments.command().map(Request::Abort),
@@ -216,7 +221,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
             clusters: arguments.clusters,
             dry_run: arguments.dry_run,
             yes: arguments.yes,
-            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+            common: arguments.common.settle(),
         })),
         Verb::Evacuate(arguments) => Ok(Request::Evacuate(Box::new(arguments.command()))),
         Verb::Restore(arguments) => Ok(Request::Restore(Box::new(arguments.command()))),
@@ -319,17 +324,6 @@ fn first_word(command: &clap::Command, arguments: &[OsString]) -> Option<usize> 
     None
 }
 
-fn settle(connection: ConnectionArgs, ssh: Option<SshArgs>, output: &OutputArgs) -> Common {
-    let ciphers = ssh.map_or_else(|| DEFAULT_SSH_CIPHERS.to_owned(), |ssh| ssh.ssh_ciphers);
-    Common {
-        config: connection.config,
-        verify_tls: !connection.no_verify_ssl,
-        ssh_ciphers: Some(ciphers).filter(|ciphers| ciphers != "-"),
-        json: output.json,
-        debug: output.debug,
-    }
-}
-
 fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
     let guests = arguments.guests;
     if arguments.target_vmid.is_some() && guests.len() > 1 {
@@ -354,11 +348,10 @@ fn move_command(arguments: MoveArgs) -> Result<MoveCommand, clap::Error> {
             ..request(arguments.place, guests, arguments.tuning)?
         },
         dry_run: arguments.dry_run,
-        yes: arguments.yes,
-        take_over: arguments.several.take_over,
-        fail_fast: arguments.several.fail_fast,
-        wait_for_locks: arguments.wait_for_locks,
-        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        conduct: Conduct {
+            wait_for_locks: arguments.wait_for_locks,
+            ..arguments.several.conduct(arguments.yes, arguments.common)
+        },
     };
     arguments.afterwards.put(&mut command.request);
     Ok(command)
@@ -373,11 +366,7 @@ fn check_command(arguments: arguments::CheckArgs) -> Result<MoveCommand, clap::E
             ..request(arguments.place, arguments.guests, arguments.tuning)?
         },
         dry_run: true,
-        yes: false,
-        take_over: false,
-        fail_fast: false,
-        wait_for_locks: Duration::ZERO,
-        common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+        conduct: Several::default().conduct(false, arguments.common),
     })
 }
 
@@ -404,11 +393,10 @@ fn back_command(arguments: arguments::BackArgs) -> Result<BackCommand, clap::Err
                 ..request(place, arguments.guests, arguments.tuning)?
             },
             dry_run: wishes.dry_run,
-            yes: wishes.yes,
-            take_over: arguments.several.take_over,
-            fail_fast: arguments.several.fail_fast,
-            wait_for_locks: wishes.wait_for_locks,
-            common: settle(arguments.connection, Some(arguments.ssh), &arguments.output),
+            conduct: Conduct {
+                wait_for_locks: wishes.wait_for_locks,
+                ..arguments.several.conduct(wishes.yes, arguments.common)
+            },
         },
     };
     wishes.afterwards.put(&mut command.command.request);

@@ -33,14 +33,13 @@ use std::time::Duration;
 use proxmove::sim::stage::Stage;
 use serde_json::Value;
 
-use stage::{Ended, Running, moved, proved, run};
+use stage::{Ended, Running, clusters, disk, guest, moved, proved, run};
 
-/// Returns the words of a move to `banana`.
-fn words<'a>(options: &[&'a str], name: &'a str) -> Vec<&'a str> {
-    let mut words = vec!["--json", "--yes"];
-    words.extend(options);
-    words.extend(["apple", "banana", "node2", "local-ssd", name]);
-    words
+/// Starts one running guest with a raw disk of that size, so much of which is filled.
+async fn with_vm0(size: u64, filled: f64) -> Stage {
+    let disks = vec![disk("scsi0", "raw", size)];
+    let specs = vec![guest(600, "vm0", disks, 64 * 1024)];
+    stage::start(clusters(specs), |settings| settings.filled = filled).await
 }
 
 /// Returns what a failed move said: the error's lines, the state, and what to type next.

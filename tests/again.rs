@@ -24,9 +24,10 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
+use stage::faults::{CONFIG, fails};
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, processes,
-    proved, run, runs,
+    proved, run, runs, to_banana,
 };
 
 /// Where a move is made to stop, and what then is to be seen.
@@ -39,8 +40,6 @@ struct Stop {
     code: i32,
     left: &'static str,
 }
-
-const CONFIG: &str = "/nodes/*/qemu/*/config";
 
 /// Every rung at which a move can stop.
 const STOPS: &[Stop] = &[
@@ -116,11 +115,7 @@ fn stop_at(stage: &Stage, stop: &Stop, name: &str) -> Ended {
     let faults = stage.simulation.faults();
     faults.clear();
     if let Some((cluster, method, path, nth)) = stop.fails {
-        faults.add(Fault {
-            cluster: Some(cluster.to_owned()),
-            nth: Some(nth),
-            ..Fault::first(method, path, FaultKind::Error(500, "boom".to_owned()))
-        });
+        fails(stage, cluster, (method, path), nth);
     }
     if stop.rung == "marked" {
         let more = faults.clone();
@@ -140,10 +135,7 @@ fn stop_at(stage: &Stage, stop: &Stop, name: &str) -> Ended {
             )
         });
     }
-    let mut words = vec!["--json", "--yes"];
-    words.extend(stop.options);
-    words.extend(["apple", "banana", "node2", "local-ssd", name]);
-    let ended = run(stage, &words);
+    let ended = run(stage, &to_banana(stop.options, &[name]));
     faults.clear();
     assert_eq!(
         ended.code, stop.code,
@@ -260,19 +252,7 @@ async fn an_abort_from_every_rung_brings_the_source_back_field_by_field() {
         // Given up for good: a second abort finds nothing to do, and the guest can be moved anew.
         run(&stage, &["abort", "--json", "apple", "banana", &name]).expect(0);
         if kind == 0 {
-            run(
-                &stage,
-                &[
-                    "--json",
-                    "--yes",
-                    "apple",
-                    "banana",
-                    "node2",
-                    "local-ssd",
-                    &name,
-                ],
-            )
-            .expect(0);
+            run(&stage, &to_banana(&[], &[&name])).expect(0);
             let target = moved(&stage, ("apple", vmid), "banana", &name);
             proved(&stage, ("apple", vmid), ("banana", target));
         }
@@ -339,11 +319,7 @@ async fn status_names_the_command_that_finishes_a_move_from_every_rung() {
         } else {
             // What was asked for is kept, also the limit that stopped it; the command line can say otherwise.
             ended.expect(5);
-            run(
-                &stage,
-                &["--yes", "apple", "banana", "node2", "local-ssd", &name],
-            )
-            .expect(0);
+            run(&stage, &to_banana(&[], &[&name])).expect(0);
         }
         let target = moved(&stage, ("apple", vmid), "banana", &name);
         proved(&stage, ("apple", vmid), ("banana", target));
@@ -370,23 +346,8 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
         .collect();
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
     let faults = stage.simulation.faults();
-    let boom = || Fault {
-        cluster: Some("apple".to_owned()),
-        nth: Some(1),
-        ..Fault::first("PUT", CONFIG, FaultKind::Error(500, "boom".to_owned()))
-    };
-    faults.add(boom());
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-        "vm1",
-        "vm2",
-    ];
+    fails(&stage, "apple", ("PUT", CONFIG), 1);
+    let words = to_banana(&[], &["vm0", "vm1", "vm2"]);
     let ended = run(&stage, &words).expect(6);
     let done = ended.told("batch-done");
     let ends = |done: &Value| -> Vec<(String, u64)> {
@@ -408,19 +369,8 @@ async fn a_batch_goes_on_after_a_failure_unless_told_to_stop() {
     assert!(state.contains("vm0 is STOPPED on apple"), "{state}");
     moved(&stage, ("apple", 601), "banana", "vm1");
     faults.clear();
-    faults.add(boom());
-    let words = [
-        "--json",
-        "--yes",
-        "--fail-fast",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm3",
-        "vm4",
-        "vm5",
-    ];
+    fails(&stage, "apple", ("PUT", CONFIG), 1);
+    let words = to_banana(&["--fail-fast"], &["vm3", "vm4", "vm5"]);
     let ended = run(&stage, &words).expect(6);
     assert_eq!(ends(&ended.told("batch-done")[0]), expect([6, 130, 130], 3));
     assert!(runs(&stage, "apple", 604) && runs(&stage, "apple", 605));
@@ -460,17 +410,7 @@ async fn a_closed_terminal_and_sigterm_stop_where_the_move_can_be_resumed() {
         .enumerate()
     {
         let (vmid, name) = (600 + number as u32, format!("vm{number}"));
-        let words = [
-            "--json",
-            "--yes",
-            "--bwlimit",
-            "40",
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            &name,
-        ];
+        let words = to_banana(&["--bwlimit", "40"], &[&name]);
         let running = launch(&stage, &words, &[]);
         while !processes(&stage)
             .iter()

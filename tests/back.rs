@@ -4,6 +4,8 @@
 //! `move_lab.rs` for the same between pools.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "back/given_up.rs"]
+mod given_up;
 #[path = "support/stage.rs"]
 mod stage;
 
@@ -17,13 +19,11 @@ use proxmove::sim::world::scenario::DiskSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, proved,
-    received, run, runs, write_on,
+    received, run, runs, to_banana, write_on,
 };
 
-const THERE: [&str; 6] = ["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
-
 fn there(stage: &Stage, name: &str) -> Ended {
-    run(stage, &[&THERE[..], &[name]].concat()).expect(0)
+    run(stage, &to_banana(&[], &[name])).expect(0)
 }
 
 fn back(stage: &Stage, options: &[&str], cluster: &str, name: &str) -> Ended {
@@ -310,7 +310,7 @@ async fn a_way_back_that_is_killed_anywhere_is_finished_by_the_same_command() {
     .await;
     let names: Vec<String> = (0..GUESTS).map(|number| format!("vm{number}")).collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    run(&stage, &[&THERE[..], &all].concat()).expect(0);
+    run(&stage, &to_banana(&[], &all)).expect(0);
     let mut random = fastrand::Rng::with_seed(8);
     let mut length = Duration::ZERO;
     let mut rungs = BTreeSet::new();
@@ -359,67 +359,5 @@ async fn a_way_back_that_is_killed_anywhere_is_finished_by_the_same_command() {
     }
     eprintln!("killed at {rungs:?}");
     assert!(rungs.len() > 1, "{rungs:?}");
-    nothing_left(&stage);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_way_back_that_was_given_up_is_found_again() {
-    let disks = vec![disk("scsi0", "raw", 128 * MIB)];
-    let stage = stage::start(clusters(vec![guest(565, "web1", disks, MIB)]), |settings| {
-        settings.hot_bytes = Some(32 * MIB);
-        settings.filled = 0.2;
-    })
-    .await;
-    there(&stage, "web1");
-    let new = moved(&stage, ("apple", 565), "banana", "web1");
-    let before = images(&stage, 565);
-    write_on(&stage, ("apple", 565), ("banana", new), 4 * MIB);
-    let slowly = [
-        "back",
-        "--json",
-        "--yes",
-        "--bwlimit",
-        "8",
-        "banana",
-        "web1",
-    ];
-    let running = launch(&stage, &slowly, &[]);
-    let began = Instant::now();
-    while !stage::left_files(&stage)
-        .iter()
-        .any(|file| file.extension().is_some_and(|kind| kind == "manifest"))
-    {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "it does not copy"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    running.kill();
-    // Nothing of it is taken for anybody's; it is told what to do about it.
-    let listed = run(&stage, &["cleanup", "-n"]).expect(0);
-    assert!(
-        listed.stdout.contains("never delete it"),
-        "{}",
-        listed.stdout
-    );
-    let placeholder = config(&stage, "apple", 565);
-    assert_eq!(placeholder["name"], "web1--CREATING");
-    assert!(placeholder["unused0"].contains("vm-565-disk-0") && !placeholder.contains_key("scsi0"));
-    assert!(runs(&stage, "banana", new));
-
-    // Given up by its name alone.
-    edit(&stage, "apple", 565, |config| {
-        config.insert("name".to_owned(), "web1--MIGRATED".to_owned());
-    });
-    let again = back(&stage, &[], "banana", "web1").expect(0);
-    assert!(
-        again.stdout.contains("nothing tells whether the volume"),
-        "{}",
-        again.stdout
-    );
-    assert_eq!(moved(&stage, ("banana", new), "apple", "web1"), 565);
-    proved(&stage, ("banana", new), ("apple", 565));
-    assert_eq!(images(&stage, 565), before, "the same files");
     nothing_left(&stage);
 }

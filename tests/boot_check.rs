@@ -20,7 +20,7 @@ use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, kill, launch, moved, names, nothing_left, proved,
-    run, runs,
+    run, runs, to_banana,
 };
 
 const TARGET: u32 = 300;
@@ -53,6 +53,14 @@ fn boots(stage: &Stage, vmid: u32, boot: Boot) {
     banana.unwrap().boots.insert(vmid, boot);
 }
 
+/// A guest whose start fails.
+fn cannot_be_started() -> Boot {
+    Boot {
+        fails: "start failed: QEMU exited with code 1".to_owned(),
+        ..Boot::default()
+    }
+}
+
 /// A guest that starts, writes, and whose agent never answers.
 fn hangs() -> Boot {
     Boot {
@@ -63,9 +71,7 @@ fn hangs() -> Boot {
 }
 
 fn go(stage: &Stage, options: &[&str], name: &str) -> Ended {
-    let words = ["--json", "--yes"];
-    let place = ["apple", "banana", "node2", "local-ssd", name];
-    run(stage, &[&words[..], options, &place].concat())
+    run(stage, &to_banana(options, &[name]))
 }
 
 fn failure(ended: &Ended) -> Value {
@@ -122,14 +128,7 @@ async fn a_guest_that_answers_is_up_and_the_move_says_by_what() {
 async fn without_being_asked_to_return_everything_stays_and_the_failure_says_what_to_type() {
     let stage = stage_with(vec![with_agent(565, "web1"), with_agent(566, "db1")]).await;
     // One cannot be started at all.
-    boots(
-        &stage,
-        TARGET,
-        Boot {
-            fails: "start failed: QEMU exited with code 1".to_owned(),
-            ..Boot::default()
-        },
-    );
+    boots(&stage, TARGET, cannot_be_started());
     let vmid = TARGET.to_string();
     let ended = go(&stage, &["--target-vmid", &vmid], "web1").expect(6);
     let failed = failure(&ended);
@@ -263,14 +262,7 @@ async fn a_guest_is_returned_and_the_next_try_carries_only_the_difference() {
 async fn a_guest_that_cannot_be_started_is_returned_without_a_check() {
     let stage = stage_with(vec![with_agent(565, "web1")]).await;
     let before = config(&stage, "apple", 565);
-    boots(
-        &stage,
-        TARGET,
-        Boot {
-            fails: "start failed: QEMU exited with code 1".to_owned(),
-            ..Boot::default()
-        },
-    );
+    boots(&stage, TARGET, cannot_be_started());
     let options = ["--target-vmid", "300", "--on-failure", "return"];
     let ended = go(&stage, &options, "web1").expect(5);
     assert!(
@@ -374,8 +366,7 @@ fn killed_after(stage: &Stage, call: &Recorded, nth: usize, violated: &Arc<Atomi
         )
     });
     watch(stage, violated);
-    let words = RETURNING;
-    let running = launch(stage, &words, &[]);
+    let running = launch(stage, &returning(), &[]);
     process.store(running.process(), Ordering::SeqCst);
     running.wait().expect(-9);
     faults.clear();
@@ -406,20 +397,17 @@ fn watch(stage: &Stage, violated: &Arc<AtomicBool>) {
     });
 }
 
-const RETURNING: [&str; 13] = [
-    "--json",
-    "--yes",
+fn returning() -> Vec<&'static str> {
+    to_banana(&RETURNING, &["web1"])
+}
+
+const RETURNING: [&str; 6] = [
     "--target-vmid",
     "300",
     "--boot-check",
     "1s",
     "--on-failure",
     "return",
-    "apple",
-    "banana",
-    "node2",
-    "local-ssd",
-    "web1",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -429,7 +417,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
     let stage = stage_with(vec![with_agent(565, "web1")]).await;
     boots(&stage, TARGET, hangs());
     watch(&stage, &violated);
-    run(&stage, &RETURNING).expect(5);
+    run(&stage, &returning()).expect(5);
     let calls = stage.simulation.faults().writes();
     let started = calls
         .iter()
@@ -460,7 +448,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
         let what = format!("{} {} ({nth}) then {after}", call.method, call.path);
         let noted = config(&stage, "banana", TARGET)["description"].contains("returning: yes");
         let words: &[&str] = match after {
-            "rerun" => &RETURNING,
+            "rerun" => &returning(),
             "resume" => &["resume", "--json", "--yes", "apple", "banana", "web1"],
             _ => &["abort", "--json", "apple", "banana", "web1"],
         };
@@ -493,7 +481,7 @@ async fn a_return_that_is_killed_anywhere_is_gone_on_with() {
         assert_eq!(config(&stage, "apple", 565), before, "{what}");
         if last || after == "abort" {
             boots(&stage, TARGET, Boot::default());
-            run(&stage, &RETURNING).expect(0);
+            run(&stage, &returning()).expect(0);
             let target = moved(&stage, ("apple", 565), "banana", "web1");
             proved(&stage, ("apple", 565), ("banana", target));
         }

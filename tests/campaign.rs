@@ -28,6 +28,7 @@ use proxmove::sim::world::faults::{Fault, FaultKind};
 use rustix::process::Signal;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, left_files, moved, names, proved, run, runs,
+    to_banana,
 };
 
 /// Of how many faults one is tried, unless all are.
@@ -41,15 +42,6 @@ const LOOKS_AGAIN: Duration = Duration::from_secs(2);
 const WHOLE_MOVE: Duration = Duration::from_secs(100);
 
 const VMID: u32 = 700;
-const WORDS: [&str; 7] = [
-    "--json",
-    "--yes",
-    "apple",
-    "banana",
-    "node2",
-    "local-ssd",
-    "web1",
-];
 
 /// One thing a move does that can be broken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -249,7 +241,8 @@ fn disarm(stage: &Stage) {
 
 /// Runs the move that is broken; `None` when it had to be interrupted, because it hung.
 fn broken_run(stage: &Stage, breaks: Breaks, victim: &Victim) -> Option<Ended> {
-    let mut running = launch(stage, &WORDS, &[]).patient(WHOLE_MOVE + Duration::from_secs(60));
+    let mut running = launch(stage, &to_banana(&[], &["web1"]), &[])
+        .patient(WHOLE_MOVE + Duration::from_secs(60));
     *victim.lock().unwrap() = Some(running.id());
     if breaks != Breaks::Hang {
         return Some(running.wait());
@@ -329,7 +322,7 @@ async fn broken(place: Place, breaks: Breaks, number: usize) -> Row {
         } else {
             let mut last = None;
             for _ in 0..3 {
-                let ended = run(&stage, &WORDS);
+                let ended = run(&stage, &to_banana(&[], &["web1"]));
                 let done =
                     ended.code == 0 || (ended.code == 4 && ended.stdout.contains("moved already"));
                 last = Some(ended);
@@ -375,7 +368,7 @@ async fn whatever_breaks_the_move_is_finished_or_the_source_brought_back() {
     let began = Instant::now();
     let all = std::env::var("PROXMOVE_CAMPAIGN").is_ok_and(|wanted| wanted == "all");
     let first = a_stage().await;
-    run(&first, &WORDS).expect(0);
+    run(&first, &to_banana(&[], &["web1"])).expect(0);
     let places = places(&first);
     drop(first);
     let faults: Vec<(Place, Breaks)> = places

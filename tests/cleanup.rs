@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use proxmove::sim::stage::Stage;
 use serde_json::Value;
-use stage::{MIB, clusters, config, disk, guest, launch, left_files, moved, proved, run, runs};
+use stage::{
+    MIB, clusters, config, disk, guest, launch, left_files, moved, proved, run, runs, to_banana,
+};
 
 /// Returns what was found, as `action kind name`.
 #[track_caller]
@@ -43,17 +45,7 @@ async fn what_a_killed_move_left_stays_while_it_is_in_progress_and_goes_when_it_
     assert_eq!(found(&stage, &["-n"]), []);
 
     // Killed while it copies.
-    let place = [
-        "--json",
-        "--yes",
-        "--bwlimit",
-        "200",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "web1",
-    ];
+    let place = to_banana(&["--bwlimit", "200"], &["web1"]);
     let running = launch(&stage, &place, &[]);
     let began = Instant::now();
     let manifest = || {

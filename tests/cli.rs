@@ -78,18 +78,20 @@ fn the_classic_form_and_its_defaults() {
                 parallel: 2,
             },
             dry_run: false,
-            yes: false,
-            take_over: false,
-            fail_fast: false,
-            wait_for_locks: 0ns,
-            common: Common {
-                config: None,
-                verify_tls: true,
-                ssh_ciphers: Some(
-                    "aes128-gcm@openssh.com,aes128-ctr",
-                ),
-                json: false,
-                debug: false,
+            conduct: Conduct {
+                yes: false,
+                take_over: false,
+                fail_fast: false,
+                wait_for_locks: 0ns,
+                common: Common {
+                    config: None,
+                    verify_tls: true,
+                    ssh_ciphers: Some(
+                        "aes128-gcm@openssh.com,aes128-ctr",
+                    ),
+                    json: false,
+                    debug: false,
+                },
             },
         }
     "#]]
@@ -118,13 +120,13 @@ fn options_stand_anywhere() {
 fn each_option_of_the_original_has_its_effect() {
     let plain = with("");
     assert!(!plain.dry_run && with("-n").dry_run && with("--dry-run").dry_run);
-    assert_eq!(with("-c rc").common.config, Some("rc".into()));
-    assert_eq!(with("--config rc").common.config, Some("rc".into()));
+    assert_eq!(with("-c rc").conduct.common.config, Some("rc".into()));
+    assert_eq!(with("--config rc").conduct.common.config, Some("rc".into()));
     assert_eq!(
         with("--bwlimit 100").request.limit,
         Some(Bandwidth::mbit_per_second(100))
     );
-    assert!(plain.common.verify_tls && !with("--no-verify-ssl").common.verify_tls);
+    assert!(plain.conduct.common.verify_tls && !with("--no-verify-ssl").conduct.common.verify_tls);
     assert!(!plain.request.forget && with("--forget").request.forget);
     assert!(!plain.request.skip_disks && !plain.request.skip_start);
     let skipped = with("--skip-disks").request;
@@ -136,18 +138,19 @@ fn each_option_of_the_original_has_its_effect() {
     assert!(skipped.skip_start && !skipped.skip_disks);
     assert!(with("--wait-before-stop").request.wait_before_stop);
     assert_eq!(
-        plain.common.ssh_ciphers.as_deref(),
+        plain.conduct.common.ssh_ciphers.as_deref(),
         Some("aes128-gcm@openssh.com,aes128-ctr")
     );
-    assert_eq!(with("--ssh-ciphers -").common.ssh_ciphers, None);
+    assert_eq!(with("--ssh-ciphers -").conduct.common.ssh_ciphers, None);
     assert_eq!(
         with("--ssh-ciphers a-1,b@c.d")
+            .conduct
             .common
             .ssh_ciphers
             .as_deref(),
         Some("a-1,b@c.d")
     );
-    assert!(with("--debug").common.debug);
+    assert!(with("--debug").conduct.common.debug);
     assert!(with("--ignore-exists").request.ignore_exists);
     assert!(with("--allow-plain").request.allow_plain);
     assert!(with("--with-snapshots").request.with_snapshots);
@@ -171,8 +174,8 @@ fn each_option_of_the_original_has_its_effect() {
 
 #[test]
 fn each_new_option_has_its_effect() {
-    assert!(with("--yes").yes);
-    assert!(with("--json").common.json);
+    assert!(with("--yes").conduct.yes);
+    assert!(with("--json").conduct.common.json);
     assert_eq!(
         with("--target-vmid 126")
             .request
@@ -210,11 +213,11 @@ fn each_new_option_has_its_effect() {
     assert_eq!(with("--route relay").request.route, Some(Route::Relay));
     assert_eq!(with("--parallel 4").request.parallel, 4);
     assert_eq!(
-        with("--wait-for-locks 2h").wait_for_locks,
+        with("--wait-for-locks 2h").conduct.wait_for_locks,
         Duration::from_secs(7200)
     );
-    assert!(with("--take-over").take_over && !with("--yes").take_over);
-    assert!(with("--fail-fast").fail_fast && !with("--yes").fail_fast);
+    assert!(with("--take-over").conduct.take_over && !with("--yes").conduct.take_over);
+    assert!(with("--fail-fast").conduct.fail_fast && !with("--yes").conduct.fail_fast);
     assert_eq!(with("--verify full").request.verify, Verify::Full);
     assert_eq!(with("--verify transfer").request.verify, Verify::Transfer);
 }
@@ -672,7 +675,7 @@ fn arguments_that_are_no_text_are_refused() {
         .chain([file.clone()]);
     let rest = ["apple", "banana", "node2", "ssd", "web1"].map(OsString::from);
     match cli::parse(words.chain(rest)) {
-        Ok(Request::Move(command)) => assert_eq!(command.common.config, Some(file.into())),
+        Ok(Request::Move(command)) => assert_eq!(command.conduct.common.config, Some(file.into())),
         other => panic!("{other:?}"),
     }
 }

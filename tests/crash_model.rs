@@ -14,7 +14,7 @@
 //! are tried.
 
 use proptest::prelude::*;
-use proxmove::plan::abort::{Back, Before, StepBack, back};
+use proxmove::plan::abort::{Back, Before, Placeholder, StepBack, back};
 use proxmove::plan::mark::NameMark;
 use proxmove::plan::state::{Data, Facts, Rung, Seen, derive};
 use proxmove::plan::step::{Step, Wishes, next};
@@ -83,6 +83,8 @@ struct World {
     copied: Option<u64>,
     seal: Option<Seal>,
     ever_started: bool,
+    /// Whether the former self runs because a colleague started it while it was retired.
+    revived: bool,
     /// Counts the copies that were thrown away: a pass into one of them is a pass into nothing.
     generation: u32,
     /// How the source was before.
@@ -140,11 +142,18 @@ impl World {
             copied: back.then_some(u64::MAX),
             seal: None,
             ever_started,
+            revived: false,
             generation: 0,
             before: (running, onboot),
             back,
             zfs,
         }
+    }
+
+    /// A former self keeps the mark of a way back that was given up, and its own name says that it was.
+    fn is_under_way(&self) -> bool {
+        let target = self.target.as_ref();
+        self.marked && target.is_some_and(|target| target.name != NameMark::Migrated)
     }
 
     fn observe(&self) -> Facts {
@@ -170,7 +179,11 @@ impl World {
         };
         Facts {
             source: Some(seen(&self.source)),
-            target: self.target.as_ref().filter(|_| self.marked).map(seen),
+            target: self
+                .target
+                .as_ref()
+                .filter(|_| self.is_under_way())
+                .map(seen),
             data: vec![data],
             attached: self.attached,
             finishing: self.finishing,
@@ -226,10 +239,11 @@ impl Proxmove {
                 world.source.task = Some(false);
             }
             Running::Doing(Step::StartTarget) => {
-                if self.claimed && may_start_target(world) {
-                    if let Some(target) = world.target.as_mut() {
-                        target.task = Some(true);
-                    }
+                if self.claimed
+                    && may_start_target(world)
+                    && let Some(target) = world.target.as_mut()
+                {
+                    target.task = Some(true);
                 }
             }
             Running::Undoing(StepBack::StartSource) if self.claimed && may_start_source(world) => {
@@ -246,7 +260,10 @@ impl Proxmove {
                 let before = Before {
                     start: world.before.0,
                     discarded: self.discarded,
-                    keep: world.back,
+                    placeholder: match world.back {
+                        true => Placeholder::Shelved,
+                        false => Placeholder::Removed,
+                    },
                 };
                 match back(&world.observe(), before) {
                     Back::Step(step) => Running::Undoing(step),
@@ -339,13 +356,18 @@ impl Proxmove {
                 } else if let Some(former) = world
                     .target
                     .as_mut()
-                    .filter(|target| target.name == NameMark::Migrated)
-                    .filter(|target| !target.running && target.writes == 0)
+                    .filter(|target| target.name == NameMark::Migrated && !target.running)
+                    // Of files that a way back which was given up has written to, nothing tells whether they were used.
+                    .filter(|target| target.writes == 0 || (world.marked && !world.zfs))
                 {
                     // Name, mark and drives go in one call; one that somebody uses or used is left alone.
                     former.name = NameMark::Creating;
                     world.marked = true;
                     world.attached = false;
+                    if !world.zfs {
+                        // What proxmove's own files say of it is from before.
+                        (world.copied, world.seal) = (Some(u64::MAX), None);
+                    }
                 }
             }
             Step::Precopy => return self.pass(false, world),
@@ -417,6 +439,19 @@ impl Proxmove {
                 (world.marked, world.attached) = (false, false);
                 (world.finishing, world.tidied) = (false, false);
                 world.ever_started = false;
+            }
+            // Name, onboot and notes in one call; the mark stays in them. Nothing of its volumes is touched.
+            StepBack::Shelve => {
+                let former = world.target.as_mut();
+                let former = former.filter(|former| {
+                    former.name == NameMark::Creating
+                        && !former.running
+                        && world.source.name == NameMark::Plain
+                });
+                if let Some(former) = former {
+                    (former.name, former.onboot) = (NameMark::Migrated, false);
+                    world.ever_started = false;
+                }
             }
         }
     }
@@ -500,9 +535,12 @@ fn happen(event: Event, world: &mut World) {
             world.source.running |= !target_runs && !target_starts && !world.ever_started;
         }
         Event::FormerRevived => {
-            let down = !world.source.running && !world.marked;
-            if let Some(target) = world.target.as_mut() {
-                target.running |= down && target.name == NameMark::Migrated;
+            let down = !world.source.running;
+            if let Some(target) = world.target.as_mut()
+                && down
+                && target.name == NameMark::Migrated
+            {
+                (target.running, world.revived) = (true, true);
             }
         }
         Event::GuestStops => {
@@ -561,12 +599,11 @@ fn check(schedule: &[Event], start: Start, wishes: Wishes) -> (World, Rung) {
             }
             _ => happen(*event, &mut world),
         }
-        // What colleagues do with a former self before a move of ours has begun is not ours to prevent.
-        let ours = |target: &&Guest| world.marked || target.name != NameMark::Migrated;
-        let target_runs = world.target.as_ref().filter(ours);
-        let target_runs = target_runs.is_some_and(|target| target.running);
+        let target_runs = world.target.as_ref().is_some_and(|target| target.running);
+        world.revived &= target_runs;
+        // What colleagues do with a former self while no move of ours is under way is not ours to prevent.
         assert!(
-            !(world.source.running && target_runs),
+            !(world.source.running && target_runs) || world.revived,
             "two copies run, after {event:?}"
         );
     }
@@ -689,7 +726,7 @@ proptest! {
             // A start that is under way is waited for, and is the end of all ways back.
             end_tasks(&mut before);
         }
-        let moved = !before.marked && before.source.name == NameMark::Migrated;
+        let moved = !before.is_under_way() && before.source.name == NameMark::Migrated;
         let mut schedule = schedule;
         schedule.push(Event::Crash { abort: true });
         schedule.extend([Event::Tick { doubled: false }; 30]);
@@ -700,8 +737,11 @@ proptest! {
             prop_assert_eq!(after.source.name, NameMark::Plain);
             prop_assert_eq!((after.source.running, after.source.onboot), (running, onboot));
             if back {
-                // A former self is never removed, and the way back can go on.
-                prop_assert!(after.target.is_some_and(|former| !former.running));
+                // A former self is never removed. It is retired again, as it was found, and may be gone back to.
+                prop_assert!(!after.is_under_way());
+                let former = after.target.map(|former| (former.name, former.running, former.onboot));
+                prop_assert_eq!(former, Some((NameMark::Migrated, false, false)));
+                prop_assert!(after.copied.is_some(), "its volumes were removed");
             } else {
                 prop_assert_eq!(rung, Rung::Untouched);
                 prop_assert!(after.target.is_none() && !after.marked);

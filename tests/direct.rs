@@ -21,7 +21,9 @@ use std::time::Duration;
 use proxmove::sim::host::Server;
 use proxmove::sim::stage::Stage;
 use sshd::{Agent, Sshd, free_port};
-use stage::{MIB, clusters, disk, guest, launch, moved, nothing_left, program, proved, runs};
+use stage::{
+    MIB, clusters, disk, guest, launch, moved, nothing_left, program, proved, runs, to_banana,
+};
 
 const SIZE: u64 = 128 * MIB;
 
@@ -213,19 +215,7 @@ async fn hosts_that_do_not_trust_each_other_copy_directly_and_the_lent_agent_is_
     assert!(!alone.succeeded, "{}", alone.words);
 
     let socket = agent.socket.to_str().unwrap();
-    let words = [
-        "--json",
-        "--yes",
-        "--route",
-        "direct",
-        "--bwlimit",
-        "60",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "web1",
-    ];
+    let words = to_banana(&["--route", "direct", "--bwlimit", "60"], &["web1"]);
     let mut running = launch(
         &stage,
         &words,
@@ -339,8 +329,7 @@ async fn without_a_way_between_the_hosts_auto_relays_and_direct_says_why_not() {
     retarget(&stage, None, free_port());
     let socket = agent.socket.to_str().unwrap();
     let environment = [("SSH_AUTH_SOCK", socket)];
-    let place = ["apple", "banana", "node2", "local-ssd", "web1"];
-    let with = |route| [&["--json", "--yes", "--route", route], &place[..]].concat();
+    let with = |route| to_banana(&["--route", route], &["web1"]);
     let direct = launch(&stage, &with("direct"), &environment).wait();
     assert!(
         [4, 5].contains(&direct.code),

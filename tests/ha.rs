@@ -16,9 +16,10 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::Boot;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::{ClusterSpec, HaGroupSpec, HaSpec, UserSpec};
+use stage::faults::{CONFIG, fails};
 use stage::{
     Ended, MIB, SECRET, clusters, config, disk, guest, kill, launch, moved, names, proved, run,
-    runs,
+    runs, to_banana,
 };
 
 /// Several rounds of the HA manager and its nodes.
@@ -60,15 +61,7 @@ async fn stage_with_ha() -> Stage {
 
 /// Has the attaching fail, with the source stopped and HA out of the way.
 fn attaching_fails(stage: &Stage) {
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        nth: Some(2),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Error(500, "boom".to_owned()),
-        )
-    });
+    fails(stage, "banana", ("PUT", CONFIG), 2);
 }
 
 fn ha(stage: &Stage, cluster: &str) -> Vec<HaSpec> {
@@ -85,9 +78,8 @@ fn state(stage: &Stage, cluster: &str, guest: u32) -> Option<String> {
 }
 
 fn go(stage: &Stage, options: &[&str]) -> Ended {
-    let words = ["--json", "--yes", "--target-vmid", "300"];
-    let place = ["apple", "banana", "node2", "local-ssd", "web1"];
-    run(stage, &[&words[..], options, &place].concat())
+    let options = [&["--target-vmid", "300"], options].concat();
+    run(stage, &to_banana(&options, &["web1"]))
 }
 
 fn left(ended: &Ended) -> String {
@@ -194,6 +186,27 @@ async fn an_abort_gives_the_source_back_to_ha() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_abort_of_a_way_back_gives_the_guest_back_to_ha_where_it_is() {
+    let stage = stage_with_ha().await;
+    go(&stage, &["--ha", "recreate"]).expect(0);
+    let settings = |stage: &Stage| format!("{:?}", ha(stage, "banana"));
+    let before = settings(&stage);
+    assert_eq!(state(&stage, "banana", 300).as_deref(), Some("started"));
+    // The first one makes the former self the placeholder, the second writes down what HA had.
+    fails(&stage, "apple", ("PUT", CONFIG), 3);
+    let words = ["back", "--json", "--yes", "--ha", "recreate"];
+    run(&stage, &[&words[..], &["banana", "web1"]].concat()).expect(6);
+    stage.simulation.faults().clear();
+    assert_eq!(state(&stage, "banana", 300).as_deref(), Some("ignored"));
+    run(&stage, &["abort", "--json", "banana", "apple", "web1"]).expect(0);
+    assert_eq!(settings(&stage), before);
+    assert_eq!(ha(&stage, "apple").len(), 0);
+    assert_eq!(names(&stage, "apple"), ["web1--MIGRATED"]);
+    std::thread::sleep(ROUNDS);
+    assert!(runs(&stage, "banana", 300) && !runs(&stage, "apple", 565));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_source_that_is_to_stay_stopped_stays_out_of_ha() {
     let stage = stage_with_ha().await;
     attaching_fails(&stage);
@@ -256,19 +269,7 @@ async fn a_move_that_is_killed_at_a_call_to_ha_is_resumed_and_given_up() {
                     FaultKind::After(Arc::new(move || kill(victim.load(Ordering::SeqCst)))),
                 )
             });
-            let words = [
-                "--json",
-                "--yes",
-                "--target-vmid",
-                "300",
-                "--ha",
-                "recreate",
-                "apple",
-                "banana",
-                "node2",
-                "local-ssd",
-                "web1",
-            ];
+            let words = to_banana(&["--target-vmid", "300", "--ha", "recreate"], &["web1"]);
             let running = launch(&stage, &words, &[]);
             process.store(running.process(), Ordering::SeqCst);
             running.wait().expect(-9);

@@ -14,7 +14,7 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use stage::{
     Ended, MIB, clusters, disk, guest, launch, moved, names, nothing_left, proved, received, run,
-    runs,
+    runs, to_banana,
 };
 
 /// The size of each guest's disk.
@@ -42,32 +42,9 @@ async fn kill_moves(seed: u64, format: &str, options: &[&str]) {
     })
     .await;
     let mut random = fastrand::Rng::with_seed(seed);
-    let command = |name: &'static str| -> Vec<String> {
-        let place = [
-            "--json",
-            "--yes",
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            name,
-        ];
-        options
-            .iter()
-            .chain(&place)
-            .map(|word| (*word).to_owned())
-            .collect()
-    };
-    let words = |number: u32| {
-        let mut words = command("");
-        words.pop();
-        words.push(format!("vm{number}"));
-        words
-    };
     let start = |number: u32| {
-        let words = words(number);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        launch(&stage, &words, &[])
+        let name = format!("vm{number}");
+        launch(&stage, &to_banana(options, &[&name]), &[])
     };
 
     let whole = start(0).wait().expect(0);
@@ -235,19 +212,7 @@ async fn a_porter_killed_on_either_side_is_no_harm() {
         let side = ["receive", "send"][number as usize % 2];
         let route = ["auto", "relay"][number as usize / 2 % 2];
         let name = format!("vm{number}");
-        let words = [
-            "--json",
-            "--yes",
-            "--bwlimit",
-            "100",
-            "--route",
-            route,
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            &name,
-        ];
+        let words = to_banana(&["--bwlimit", "100", "--route", route], &[&name]);
         let mut running = launch(&stage, &words, &[]);
         // Wait for the porter, then a little, then end it.
         let porter = loop {
@@ -364,15 +329,7 @@ async fn whatever_the_api_loses_a_rerun_converges() {
             nth: Some(nth),
             ..Fault::first(method, path, kind)
         });
-        let words = [
-            "--json",
-            "--yes",
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            &name,
-        ];
+        let words = to_banana(&[], &[&name]);
         let first = run(&stage, &words);
         let mut count = 1;
         if first.code != 0 {

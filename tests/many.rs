@@ -16,6 +16,7 @@ use proxmove::sim::world::scenario::GuestSpec;
 use serde_json::Value;
 use stage::{
     Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, run, runs,
+    to_banana,
 };
 
 /// The most memory the program may ever have used, in KiB.
@@ -109,8 +110,8 @@ async fn many_guests_are_moved_while_one_request_in_twenty_goes_wrong() {
                 break_some(&stage, &mut random, left.len() * 120);
             }
         };
-        let mut words = vec!["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
-        words.extend(left.iter().map(String::as_str));
+        let guests: Vec<&str> = left.iter().map(String::as_str).collect();
+        let words = to_banana(&[], &guests);
         let (ended, memory) = measured(&stage, &words, disturb);
         let fine: &[i32] = match round + 1 < ROUNDS {
             true => &[0, 4, 5, 6],

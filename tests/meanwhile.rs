@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 use proxmove::sim::world::scenario::ReplicationSpec;
-use stage::{Ended, MIB, clusters, config, disk, guest, launch, moved, proved, run, runs};
+use stage::faults::before;
+use stage::{
+    Ended, MIB, clusters, config, disk, guest, launch, moved, proved, run, runs, to_banana,
+};
 
 fn go(stage: &Stage, options: &[&str]) -> Ended {
-    let words = ["--json", "--yes"];
-    let place = ["apple", "banana", "node2", "local-ssd", "web1"];
-    run(stage, &[&words[..], options, &place].concat())
+    run(stage, &to_banana(options, &["web1"]))
 }
 
 /// A stage whose web1 is replicated, just now or not.
@@ -48,9 +49,8 @@ async fn a_replication_that_is_copying_is_waited_for_before_the_move_begins() {
         ended.stdout
     );
     assert_eq!(stage.simulation.faults().writes(), []);
-    let words = ["--json", "--yes", "--wait-for-locks", "5min"];
-    let place = ["apple", "banana", "node2", "local-ssd", "web1"];
-    let running = launch(&stage, &[&words[..], &place].concat(), &[]);
+    let words = to_banana(&["--wait-for-locks", "5min"], &["web1"]);
+    let running = launch(&stage, &words, &[]);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(stage.simulation.faults().writes(), [], "it did not wait");
     copying(&stage, false);
@@ -140,28 +140,15 @@ async fn a_move_goes_on_with_another_node_of_the_cluster_that_nobody_configured(
         Arc::new(AtomicBool::new(false)),
     );
     let (at_stop, at_start) = (Arc::clone(&apple), Arc::clone(&banana));
-    stage.simulation.faults().add(Fault::first(
-        "POST",
-        "/nodes/*/qemu/565/status/shutdown",
-        FaultKind::Before(Arc::new(move || at_stop.store(true, Ordering::SeqCst))),
-    ));
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        ..Fault::first(
-            "POST",
-            "/nodes/*/qemu/*/status/start",
-            FaultKind::Before(Arc::new(move || at_start.store(true, Ordering::SeqCst))),
-        )
+    let stops = ("POST", "/nodes/*/qemu/565/status/shutdown");
+    before(&stage, "apple", stops, move || {
+        at_stop.store(true, Ordering::SeqCst);
     });
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "web1",
-    ];
+    let starts = ("POST", "/nodes/*/qemu/*/status/start");
+    before(&stage, "banana", starts, move || {
+        at_start.store(true, Ordering::SeqCst);
+    });
+    let words = to_banana(&[], &["web1"]);
     let mut running = launch(&stage, &words, &[]);
     let mut ended = [false, false];
     while !running.is_over() {

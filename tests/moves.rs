@@ -14,6 +14,7 @@ use proxmove::sim::world::scenario::DiskSpec;
 use serde_json::Value;
 use stage::{
     MIB, clusters, config, disk, guest, left_files, moved, nothing_left, proved, run, runs,
+    to_banana,
 };
 
 const GIB: u64 = 1 << 30;
@@ -80,15 +81,7 @@ async fn a_writing_guest(seed: u64, disks: Vec<DiskSpec>, write_rate: u64, turne
     }
     let stage = stage::start(world, |settings| settings.seed = seed).await;
     let before = config(&stage, "apple", 565);
-    let arguments = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "web1",
-    ];
+    let arguments = to_banana(&[], &["web1"]);
     let changes = announced(&stage, &arguments);
     let run = run(&stage, &arguments).expect(0);
 
@@ -186,15 +179,7 @@ async fn a_stopped_guest_is_moved_and_stays_stopped() {
         .join("apple/node1/var/lib/vz/images/565/vm-565-disk-0.qcow2");
     let content = std::fs::read(&image).unwrap();
     let before = config(&stage, "apple", 565);
-    let arguments = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "web1",
-    ];
+    let arguments = to_banana(&[], &["web1"]);
     let changes = announced(&stage, &arguments);
     let ended = run(&stage, &arguments).expect(0);
     let summary = ended.events().pop().unwrap();
@@ -228,8 +213,7 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
         guest(104, "log1", disks("sata0"), MIB),
     ];
     let stage = stage::start(clusters(guests), |settings| settings.seed = 7).await;
-    let place = ["--json", "--yes", "apple", "banana", "node2", "local-ssd"];
-    let both = run(&stage, &[&place[..], &["web1", "db1"]].concat()).expect(0);
+    let both = run(&stage, &to_banana(&[], &["web1", "db1"])).expect(0);
     assert_eq!(both.told("move-done").len(), 2);
     for (vmid, name) in [(101, "web1"), (102, "db1")] {
         let target = moved(&stage, ("apple", vmid), "banana", name);
@@ -241,7 +225,7 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
         nth: None,
         ..Fault::first("POST", "/nodes/node1/qemu/103/status/shutdown", refuse)
     });
-    let one = run(&stage, &[&place[..], &["mail1", "log1"]].concat()).expect(5);
+    let one = run(&stage, &to_banana(&[], &["mail1", "log1"])).expect(5);
     let failed = one.told("move-failed");
     assert_eq!(failed.len(), 1);
     assert_eq!(
@@ -266,7 +250,7 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
         nth: None,
         ..Fault::first("PUT", "/nodes/node1/qemu/103/config", refuse)
     });
-    let down = run(&stage, &[&place[..], &["mail1"]].concat()).expect(6);
+    let down = run(&stage, &to_banana(&[], &["mail1"])).expect(6);
     assert!(
         down.told("move-failed")[0]["state"]
             .as_str()
@@ -282,7 +266,7 @@ async fn one_command_moves_two_guests_and_a_failure_of_one_does_not_stop_the_oth
 
     // And mended: it continues to the end.
     stage.simulation.faults().clear();
-    run(&stage, &[&place[..], &["mail1"]].concat()).expect(0);
+    run(&stage, &to_banana(&[], &["mail1"])).expect(0);
     let target = moved(&stage, ("apple", 103), "banana", "mail1");
     proved(&stage, ("apple", 103), ("banana", target));
     nothing_left(&stage);

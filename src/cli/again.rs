@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::afterwards::{AfterwardsInstead, OtherAfterwards};
-use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, guest, time};
-use super::{Common, settle};
+use super::arguments::{guest, time};
+use super::common::{CommonArgs, ConnectionArgs, OutputArgs, settle};
+use super::{Common, Conduct};
 use crate::moves::again::Which;
 use crate::pve::id::ClusterAlias;
 use crate::units::Bandwidth;
@@ -62,11 +63,7 @@ pub(super) struct ResumeArgs {
     #[command(flatten)]
     afterwards: OtherAfterwards,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -85,11 +82,7 @@ pub(super) struct AbortArgs {
     #[command(flatten)]
     several: Several,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -97,22 +90,31 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     guests: Guests,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 /// What to do about others: other operators, and the other VMs of a command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Several {
     /// Take a move over that somebody else works on; they are told and stop
     #[arg(long)]
-    pub(super) take_over: bool,
+    take_over: bool,
     /// After the first VM that fails, do not begin the others
     #[arg(long)]
-    pub(super) fail_fast: bool,
+    fail_fast: bool,
+}
+
+impl Several {
+    /// Returns how to go about moves that wait for nobody's lock.
+    pub(super) fn conduct(self, yes: bool, common: CommonArgs) -> Conduct {
+        Conduct {
+            yes,
+            take_over: self.take_over,
+            fail_fast: self.fail_fast,
+            wait_for_locks: Duration::ZERO,
+            common: common.settle(),
+        }
+    }
 }
 
 /// `proxmove status`.
@@ -139,14 +141,8 @@ pub struct ResumeCommand {
     pub parallel: Option<usize>,
     /// `--boot-check` and `--on-failure`, instead.
     pub afterwards: AfterwardsInstead,
-    /// `--yes`.
-    pub yes: bool,
-    /// `--take-over`.
-    pub take_over: bool,
-    /// `--fail-fast`.
-    pub fail_fast: bool,
-    /// What most commands know.
-    pub common: Common,
+    /// How to go about it.
+    pub conduct: Conduct,
 }
 
 /// `proxmove verify`.
@@ -169,12 +165,8 @@ pub struct AbortCommand {
     pub discard_target: bool,
     /// `--patience`.
     pub patience: Duration,
-    /// `--take-over`.
-    pub take_over: bool,
-    /// `--fail-fast`.
-    pub fail_fast: bool,
-    /// What most commands know.
-    pub common: Common,
+    /// How to go about it. Nothing is asked.
+    pub conduct: Conduct,
 }
 
 fn which(guests: Guests) -> Result<Which, clap::Error> {
@@ -191,7 +183,7 @@ impl StatusArgs {
         StatusCommand {
             clusters: self.clusters.into_iter().collect(),
             thorough: self.thorough,
-            common: settle(self.connection, None, &self.output),
+            common: settle(self.connection, &self.output),
         }
     }
 }
@@ -204,10 +196,7 @@ impl ResumeArgs {
             limit: self.bwlimit.map(Bandwidth::mbit_per_second),
             parallel: self.parallel.map(usize::from),
             afterwards: self.afterwards.instead(),
-            yes: self.yes,
-            take_over: self.several.take_over,
-            fail_fast: self.several.fail_fast,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            conduct: self.several.conduct(self.yes, self.common),
         })
     }
 }
@@ -216,7 +205,7 @@ impl VerifyArgs {
     pub(super) fn command(self) -> Result<VerifyCommand, clap::Error> {
         Ok(VerifyCommand {
             which: which(self.guests)?,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         })
     }
 }
@@ -228,9 +217,7 @@ impl AbortArgs {
             start: !self.skip_start,
             discard_target: self.discard_target,
             patience: self.patience,
-            take_over: self.several.take_over,
-            fail_fast: self.several.fail_fast,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            conduct: self.several.conduct(false, self.common),
         })
     }
 }

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use super::afterwards::Afterwards;
 use super::again::{AbortArgs, ResumeArgs, Several, StatusArgs, VerifyArgs};
+use super::common::{CommonArgs, ConnectionArgs, OutputArgs};
 use super::evacuate::{CordonArgs, EvacuateArgs, RestoreArgs};
 use super::site::SimArgs;
 use crate::pve::drive::DriveKey;
@@ -243,11 +244,7 @@ pub(super) struct BackArgs {
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
-    pub(super) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(super) ssh: SshArgs,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) common: CommonArgs,
 }
 
 /// How a VM is moved back.
@@ -297,11 +294,7 @@ pub(super) struct CleanupArgs {
     #[arg(long)]
     pub(super) yes: bool,
     #[command(flatten)]
-    pub(super) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(super) ssh: SshArgs,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) common: CommonArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -376,11 +369,7 @@ pub(super) struct MoveArgs {
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
-    pub(super) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(super) ssh: SshArgs,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -402,11 +391,7 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) tuning: Tuning,
     #[command(flatten)]
-    pub(super) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(super) ssh: SshArgs,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -448,47 +433,6 @@ pub(super) struct Tuning {
     /// arrived there
     #[arg(long, value_enum, default_value_t, help_heading = "Copying")]
     pub(super) verify: VerifyArg,
-}
-
-/// How to reach clusters.
-#[derive(Debug, Default, Args)]
-pub(super) struct ConnectionArgs {
-    /// Use alternate configuration inifile [default: ~/.proxmoverc]
-    #[arg(
-        short = 'c',
-        long,
-        value_name = "FILENAME",
-        help_heading = "Connections"
-    )]
-    pub(super) config: Option<PathBuf>,
-    /// Skip ssl verification on the api hosts (fingerprint= in the configuration is the safe way)
-    #[arg(long, help_heading = "Connections")]
-    pub(super) no_verify_ssl: bool,
-}
-
-/// How to reach storage machines.
-#[derive(Debug, Args)]
-pub(super) struct SshArgs {
-    /// Comma separated list of ssh ciphers to prefer; set to "-" to use ssh defaults
-    #[arg(
-        long,
-        value_name = "CIPHERS",
-        value_parser = ciphers,
-        default_value = super::DEFAULT_SSH_CIPHERS,
-        help_heading = "Connections"
-    )]
-    pub(super) ssh_ciphers: String,
-}
-
-/// What is printed.
-#[derive(Debug, Args)]
-pub(super) struct OutputArgs {
-    /// Print events or results as JSON on standard output, one object a line
-    #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
-    /// Enable extra debug logging
-    #[arg(long, help_heading = "Output")]
-    pub(super) debug: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -568,18 +512,4 @@ fn drive_pair(text: &str) -> Result<(DriveKey, StorageId), String> {
             .parse()
             .map_err(|error: crate::pve::id::InvalidId| error.to_string())?,
     ))
-}
-
-fn ciphers(text: &str) -> Result<String, String> {
-    let is_name = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "@.-_".contains(c))
-    };
-    if text == "-" || text.split(',').all(is_name) {
-        Ok(text.to_owned())
-    } else {
-        Err("write ciphers separated by commas, or \"-\" for ssh defaults".to_owned())
-    }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::arguments::{ConnectionArgs, OutputArgs, SshArgs, bridge_pair, pair, time_to_stop};
-use super::{Common, settle};
+use super::Common;
+use super::arguments::{bridge_pair, pair, time_to_stop};
+use super::common::CommonArgs;
 use crate::plan::evacuate::across::Across;
 use crate::pve::destination::Destination;
 use crate::pve::evacuation::{Policy, Selector};
@@ -151,11 +152,7 @@ pub(super) struct EvacuateArgs {
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 /// `proxmove restore`.
@@ -184,11 +181,7 @@ pub(super) struct RestoreArgs {
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 /// `proxmove cordon` and `proxmove uncordon`.
@@ -206,11 +199,7 @@ pub(super) struct CordonArgs {
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    ssh: SshArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: CommonArgs,
 }
 
 /// An evacuation as it was typed. What is `None` or empty is left to the configuration.
@@ -327,7 +316,7 @@ impl EvacuateArgs {
             command: self.command.map(|line| (line, silence)),
             select: self.select,
             run: self.run,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         }
     }
 }
@@ -343,7 +332,7 @@ impl RestoreArgs {
             parallel: self.parallel.map(usize::from),
             select: self.select,
             run: self.run,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         }
     }
 }
@@ -356,7 +345,7 @@ impl CordonArgs {
             close,
             no_ha_maintenance: self.no_ha_maintenance,
             run: self.run,
-            common: settle(self.connection, Some(self.ssh), &self.output),
+            common: self.common.settle(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::arguments::OutputArgs;
+use super::common::OutputArgs;
 
 #[derive(Debug, Args)]
 pub(super) struct SimArgs {

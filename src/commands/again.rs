@@ -3,9 +3,8 @@
 //! Read next: `moves/again.rs`, `moves/status.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Plain, Process, Wiring, cluster, derived, hosts, load, print};
+use super::{Process, Wiring, cluster, derived, hosts, load, print};
 use crate::cli::{AbortCommand, ResumeCommand, StatusCommand, VerifyCommand};
 use crate::cluster::Api;
 use crate::cluster::http::HttpApi;
@@ -51,20 +50,9 @@ pub(super) async fn resume(
     process: &Process,
     command: &ResumeCommand,
 ) -> Result<ExitCode, Failure> {
-    let wiring = Wiring::plain(
-        process,
-        &Plain {
-            source: &command.which.source,
-            target: &command.which.target,
-            yes: command.yes,
-            take_over: command.take_over,
-            fail_fast: command.fail_fast,
-            wait_for_locks: Duration::ZERO,
-            common: &command.common,
-        },
-        load(&command.common, process)?,
-        None,
-    )?;
+    let config = load(&command.conduct.common, process)?;
+    let clusters = (&command.which.source, &command.which.target);
+    let wiring = Wiring::new(process, clusters, &command.conduct, config, None)?;
     let change = |request: &mut crate::plan::MoveRequest| {
         request.wait_before_stop |= command.wait_before_stop;
         request.limit = command.limit.or(request.limit);
@@ -76,20 +64,9 @@ pub(super) async fn resume(
 
 /// Brings the sources of moves back as they were.
 pub(super) async fn abort(process: &Process, command: &AbortCommand) -> Result<ExitCode, Failure> {
-    let wiring = Wiring::plain(
-        process,
-        &Plain {
-            source: &command.which.source,
-            target: &command.which.target,
-            yes: false,
-            take_over: command.take_over,
-            fail_fast: command.fail_fast,
-            wait_for_locks: Duration::ZERO,
-            common: &command.common,
-        },
-        load(&command.common, process)?,
-        None,
-    )?;
+    let config = load(&command.conduct.common, process)?;
+    let clusters = (&command.which.source, &command.which.target);
+    let wiring = Wiring::new(process, clusters, &command.conduct, config, None)?;
     let wanted = Return {
         start: command.start,
         patience: command.patience,

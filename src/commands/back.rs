@@ -14,12 +14,13 @@ use crate::moves::interrupt::Interrupt;
 
 /// Finds all ways back before the first guest is touched, and goes them one after the other.
 pub(super) async fn run(process: &Process, command: &BackCommand) -> Result<ExitCode, Failure> {
-    let config = load(&command.command.common, process)?;
+    let conduct = &command.command.conduct;
+    let config = load(&conduct.common, process)?;
     cluster(&config, &command.cluster)?;
     if let Some(to) = &command.to {
         cluster(&config, to)?;
     }
-    let clusters = clusters(&config, command.command.common.verify_tls);
+    let clusters = clusters(&config, conduct.common.verify_tls);
     let mut ways: Vec<(String, WayBack)> = Vec::new();
     for name in &command.command.request.guests {
         let way = find(
@@ -43,7 +44,8 @@ pub(super) async fn run(process: &Process, command: &BackCommand) -> Result<Exit
             request,
             ..command.command.clone()
         };
-        let mut wiring = Wiring::new(process, &one, config.clone(), interrupt.clone())?;
+        let between = (&one.request.source, &one.request.target);
+        let mut wiring = Wiring::new(process, between, conduct, config.clone(), interrupt.clone())?;
         wiring.former = way.former(&name);
         let asked = wiring.mover.interrupt.clone();
         if asked.is_asked() {

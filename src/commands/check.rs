@@ -12,9 +12,10 @@ use crate::moves::survey;
 
 /// Asks both clusters and all their storage hosts, and, when guests are named, shows what a move of them would do.
 pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<ExitCode, Failure> {
-    let config = load(&command.common, process)?;
-    let wiring = Wiring::new(process, command, config, None)?;
+    let config = load(&command.conduct.common, process)?;
     let request = &command.request;
+    let clusters = (&request.source, &request.target);
+    let wiring = Wiring::new(process, clusters, &command.conduct, config, None)?;
     let observed = if request.source == request.target {
         vec![check::cluster(wiring.mover.source.as_ref(), Role::Either).await]
     } else {
@@ -38,7 +39,7 @@ pub(super) async fn run(process: &Process, command: &MoveCommand) -> Result<Exit
     let hosts = survey::hosts(&ask, &shells).await;
     let findings = check::findings(&config, &observed, &asked, &hosts);
     let failed = check::failed(&findings);
-    if command.common.json {
+    if command.conduct.common.json {
         let json = serde_json::to_string_pretty(&findings).unwrap_or_default();
         print(&(json + "\n"))?;
     } else {

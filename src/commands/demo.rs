@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Process, Wiring, audience, print};
-use crate::cli::{Common, MoveCommand};
+use crate::cli::{Common, Conduct, MoveCommand};
 use crate::config;
 use crate::error::{ExitCode, Failure};
 use crate::host::ssh::SshEnvironment;
@@ -50,13 +50,22 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
     let command = MoveCommand {
         request,
         dry_run: false,
-        yes: true,
-        take_over: false,
-        fail_fast: false,
-        wait_for_locks: std::time::Duration::ZERO,
-        common,
+        conduct: Conduct {
+            yes: true,
+            take_over: false,
+            fail_fast: false,
+            wait_for_locks: std::time::Duration::ZERO,
+            common,
+        },
     };
-    let mover = Wiring::new(&process, &command, config, Some(interrupt))?;
+    let clusters = (&command.request.source, &command.request.target);
+    let mover = Wiring::new(
+        &process,
+        clusters,
+        &command.conduct,
+        config,
+        Some(interrupt),
+    )?;
     let exit = mover.run(&command).await?;
     if exit == ExitCode::Done {
         let verdict = prove(&stage)?;

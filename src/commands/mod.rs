@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{self, Common, MoveCommand, Request};
+use crate::cli::{self, Common, Conduct, MoveCommand, Request};
 use crate::cluster::http::HttpApi;
 use crate::config::{self, ClusterConfig, Config, StorageConfig, derive};
 use crate::error::{ExitCode, Failure};
@@ -52,8 +52,9 @@ pub struct Process {
 pub async fn run(request: Request, process: &Process) -> Result<ExitCode, Failure> {
     match request {
         Request::Move(command) => {
-            let config = load(&command.common, process)?;
-            Wiring::new(process, &command, config, None)?
+            let config = load(&command.conduct.common, process)?;
+            let clusters = (&command.request.source, &command.request.target);
+            Wiring::new(process, clusters, &command.conduct, config, None)?
                 .run(&command)
                 .await
         }
@@ -161,47 +162,20 @@ struct Wiring {
     wait_for_locks: Duration,
 }
 
-/// What every command that acts on moves says.
-struct Plain<'a> {
-    source: &'a ClusterAlias,
-    target: &'a ClusterAlias,
-    yes: bool,
-    take_over: bool,
-    fail_fast: bool,
-    wait_for_locks: Duration,
-    common: &'a Common,
-}
-
 impl Wiring {
+    /// Puts together what moves between two clusters are made with; signals are listened for, unless somebody does already.
     fn new(
         process: &Process,
-        command: &MoveCommand,
+        (source, target): (&ClusterAlias, &ClusterAlias),
+        conduct: &Conduct,
         config: Config,
         interrupt: Option<Interrupt>,
     ) -> Result<Wiring, Failure> {
-        let plain = Plain {
-            source: &command.request.source,
-            target: &command.request.target,
-            yes: command.yes,
-            take_over: command.take_over,
-            fail_fast: command.fail_fast,
-            wait_for_locks: command.wait_for_locks,
-            common: &command.common,
-        };
-        Wiring::plain(process, &plain, config, interrupt)
-    }
-
-    fn plain(
-        process: &Process,
-        command: &Plain<'_>,
-        config: Config,
-        interrupt: Option<Interrupt>,
-    ) -> Result<Wiring, Failure> {
-        let common = command.common;
-        let source = cluster(&config, command.source)?.clone();
-        let target = cluster(&config, command.target)?.clone();
+        let common = &conduct.common;
+        let source = cluster(&config, source)?.clone();
+        let target = cluster(&config, target)?.clone();
         let hosts = hosts(process, common);
-        let (reporter, operator) = choose(&audience(process, common, command.yes));
+        let (reporter, operator) = choose(&audience(process, common, conduct.yes));
         let image = ImageEngine::new(&process.executable).with_direct(hosts.grant());
         let engine = Engines::new(image);
         let interrupt = match interrupt {
@@ -226,12 +200,12 @@ impl Wiring {
                 operator,
                 interrupt,
                 claimant: claim::here(&process.identity),
-                take_over: command.take_over,
+                take_over: conduct.take_over,
             },
             config,
             former: ExistingMoves::new(),
-            fail_fast: command.fail_fast,
-            wait_for_locks: command.wait_for_locks,
+            fail_fast: conduct.fail_fast,
+            wait_for_locks: conduct.wait_for_locks,
         })
     }
 
@@ -256,7 +230,7 @@ impl Wiring {
     }
 
     async fn show_plan(&self, command: &MoveCommand) -> Result<ExitCode, Failure> {
-        let json = command.common.json;
+        let json = command.conduct.common.json;
         self.batch()
             .dry_run(&command.request, json, &mut io::stdout())
             .await

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::claim::{ATTEMPTS, is_late};
 use super::observe::Volumes;
 use super::perform::change;
+use super::shelve::former_self;
 use super::{GuestMove, MoveError, Mover, Stopped};
 use crate::cluster::ApiError;
-use crate::plan::abort::{Back, Before, StepBack, back};
+use crate::plan::abort::{Back, Before, Placeholder, StepBack, back};
 use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::mark::{CLONING, CREATING, MIGRATED, NameMark, without_retired_note};
 use crate::plan::state::{Data, Facts, Rung, derive};
@@ -49,7 +50,7 @@ impl Walk {
             before: Before {
                 start: job.mark.running && start,
                 discarded: false,
-                keep: job.mark.kept.is_some(),
+                placeholder: Placeholder::of(&job.mark),
             },
             prepared: job.pairs.is_empty(),
             left: Vec::new(),
@@ -148,7 +149,7 @@ impl Mover {
         let left = source_left(&derive(&facts), job.mark.running);
         self.interrupt.set_down(left == SourceLeft::Down);
         let next = back(&facts, walk.before);
-        if matches!(next, Back::Done | Back::Step(StepBack::Discard)) {
+        if matches!(next, Back::Step(StepBack::Discard | StepBack::Shelve)) {
             // The source is back under its name, and the mark, which says what HA had, still there.
             let left = self.restore_ha(job, walk.before.start).await?;
             walk.left.extend(left);
@@ -234,6 +235,9 @@ impl Mover {
             StepBack::StartSource => format!("starting {name} on {source}"),
             StepBack::Discard => format!("removing what was copied to {target}"),
             StepBack::Remove => format!("removing {name}{CREATING} from {target}"),
+            StepBack::Shelve => {
+                format!("retiring the former self on {target} again, as {name}{MIGRATED}")
+            }
         }
     }
 
@@ -269,6 +273,7 @@ impl Mover {
                 .delete(&job.plan.target)
                 .await
                 .map_err(job.api(step)),
+            StepBack::Shelve => self.shelve(job).await,
         }
     }
 
@@ -423,18 +428,6 @@ impl Mover {
             ),
         })
     }
-}
-
-/// Names what a way back leaves: the guest's former self, which is a placeholder now, partly overwritten.
-fn former_self(job: &GuestMove) -> Option<String> {
-    let plan = &job.plan;
-    job.mark.kept.as_ref()?;
-    Some(format!(
-        "{}{CREATING} on {} with its volumes: the guest's former self, partly overwritten; name it {}{MIGRATED} again, and `proxmove back` finds it",
-        plan.name,
-        job.target(),
-        plan.name
-    ))
 }
 
 /// Says whether an error is one that may pass by waiting: something could not be reached.

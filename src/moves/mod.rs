@@ -28,6 +28,7 @@ pub mod resume;
 mod returning;
 mod sections;
 mod settle;
+mod shelve;
 mod space;
 pub mod status;
 pub mod survey;

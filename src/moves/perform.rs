@@ -22,7 +22,7 @@ use crate::plan::step::Step;
 use crate::plan::{Back, MoveRequest, Severity};
 use crate::pve::guest::Power;
 use crate::report::{Event, PassKind};
-use crate::transfer::Pass;
+use crate::transfer::{EngineKind, Pass};
 
 /// The keys that make a guest bootable; they name devices, so they follow the drives.
 ///
@@ -188,6 +188,12 @@ impl Mover {
             let judged = judge(plan, pair.drive, &kept, now).verdict;
             if let Some(verdict) = judged.filter(|verdict| verdict.severity == Severity::Refuse) {
                 return Err(contradiction(verdict.reason));
+            }
+            // What a way back that was given up has left on the host is from before: somebody may have used the volume since.
+            // ZFS tells that by itself.
+            if pair.engine == EngineKind::Image {
+                let doubted = self.engine.take_back(pair).await;
+                doubted.map_err(|source| job.transfer(Step::Place, source))?;
             }
         }
         if back.protected {

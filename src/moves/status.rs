@@ -343,8 +343,7 @@ async fn one(
         since: mark.since.clone(),
         held,
         resume,
-        abort: command("abort")
-            .filter(|_| mark.returning || can_abort(&facts, mark.kept.is_some())),
+        abort: command("abort").filter(|_| mark.returning || can_abort(&facts)),
     }
 }
 

@@ -11,18 +11,20 @@
 //! source stopped, and ran before             StartSource
 //! the placeholder, and what was copied       Discard: the copies and files of ours, while the source runs already
 //! the placeholder alone                      Remove: the placeholder, and with it the mark
+//! the placeholder is a former self           Shelve: --MIGRATED, onboot=0 and a note, in one call; nothing is removed
 //! no mark, source under its name             done
 //! ```
 //! Each step is a rung of the ladder itself, so a move that is aborted half-way can be aborted again, or resumed. The
 //! service comes first: the source runs again before anything is removed. Three things are never done: a source is not
 //! given back while the target runs; a target that was written to after it had been compared is not removed; nothing is
-//! removed while the source is not back under its name.
+//! removed while the source is not back under its name. A former self that a way back was going to is shelved: retired
+//! again, with its volumes partly overwritten, and found by the next way back (`back.rs`).
 //!
 //! Pure. Read next: `moves/abort.rs`, which performs the steps; `tests/crash_model.rs`, where it is tried.
 
 use std::fmt;
 
-use super::mark::NameMark;
+use super::mark::{Mark, NameMark};
 use super::state::{Data, Facts, Rung, derive};
 use crate::pve::guest::Power;
 
@@ -43,6 +45,8 @@ pub enum StepBack {
     Discard,
     /// Remove the placeholder.
     Remove,
+    /// Retire the guest's former self again, with all its volumes: it was the placeholder of a way back.
+    Shelve,
 }
 
 impl fmt::Display for StepBack {
@@ -55,6 +59,7 @@ impl fmt::Display for StepBack {
             StepBack::StartSource => "start-source",
             StepBack::Discard => "discard",
             StepBack::Remove => "remove",
+            StepBack::Shelve => "shelve",
         })
     }
 }
@@ -66,8 +71,29 @@ pub struct Before {
     pub start: bool,
     /// Whether this run has discarded the copies.
     pub discarded: bool,
-    /// Whether the placeholder is the guest's own former self, on a way back: it and its volumes are never removed.
-    pub keep: bool,
+    /// What becomes of the placeholder.
+    pub placeholder: Placeholder,
+}
+
+/// What becomes of a placeholder once the source is back under its name, with its power as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placeholder {
+    /// It goes, with what was copied.
+    Removed,
+    /// It is the guest's own former self, on a way back: neither it nor its volumes are ever removed, and it is retired again.
+    Shelved,
+    /// It stays as it is, with the mark, for another try.
+    Left,
+}
+
+impl Placeholder {
+    /// Returns what an abort does with the placeholder of a move.
+    pub fn of(mark: &Mark) -> Placeholder {
+        match mark.kept {
+            Some(_) => Placeholder::Shelved,
+            None => Placeholder::Removed,
+        }
+    }
 }
 
 /// What comes next on the way back.
@@ -171,9 +197,12 @@ pub fn back(facts: &Facts, before: Before) -> Back {
         (NameMark::Plain, NameMark::Creating) if source.power == Power::Stopped && before.start => {
             Back::Step(StepBack::StartSource)
         }
-        (NameMark::Plain, NameMark::Creating) if before.keep => Back::Done,
-        (NameMark::Plain, NameMark::Creating) if before.discarded => Back::Step(StepBack::Remove),
-        (NameMark::Plain, NameMark::Creating) => Back::Step(StepBack::Discard),
+        (NameMark::Plain, NameMark::Creating) => match before.placeholder {
+            Placeholder::Left => Back::Done,
+            Placeholder::Shelved => Back::Step(StepBack::Shelve),
+            Placeholder::Removed if before.discarded => Back::Step(StepBack::Remove),
+            Placeholder::Removed => Back::Step(StepBack::Discard),
+        },
         (NameMark::Creating, _) | (_, NameMark::Cloning | NameMark::Migrated) => match rung {
             Rung::Contradiction(seen) => refuse(&seen, "see what `proxmove status` says"),
             _ => refuse(
@@ -194,7 +223,7 @@ mod tests {
     const BEFORE: Before = Before {
         start: true,
         discarded: false,
-        keep: false,
+        placeholder: Placeholder::Removed,
     };
 
     fn seen(
@@ -248,7 +277,6 @@ mod tests {
         check((Plain, Running), (Plain, Stopped), StepBack::UnnameTarget);
         let discarded = Before {
             discarded: true,
-            keep: false,
             ..BEFORE
         };
         let found = seen(
@@ -269,6 +297,21 @@ mod tests {
             stopped,
         );
         assert_eq!(found, Back::Step(StepBack::Discard));
+        // A former self is not removed, and retired again only when the source is as it was.
+        let shelved = Before {
+            placeholder: Placeholder::Shelved,
+            ..BEFORE
+        };
+        for (source, step) in [
+            ((Cloning, Stopped), StepBack::RestoreSource),
+            ((Plain, Stopped), StepBack::StartSource),
+            ((Plain, Running), StepBack::Shelve),
+        ] {
+            for data in [Data::Partial, Data::Equal, Data::Unjudged] {
+                let found = seen(source, Some((Creating, Stopped)), data, shelved);
+                assert_eq!(found, Back::Step(step), "{source:?}");
+            }
+        }
         assert_eq!(
             seen((Plain, Running), None, Data::Missing, BEFORE),
             Back::Done

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::mark::{Mark, retired_note};
+use super::mark::{Mark, retired_note, with_given_up_note};
 use super::{DriveAction, DrivePlan, GuestPlan, Verdict};
 use crate::pve::drive::{Bus, Drive, DriveKey};
 use crate::pve::guest::{GuestConfig, GuestDetail};
@@ -97,7 +97,29 @@ pub fn reusable(former: &GuestDetail) -> BTreeMap<DriveKey, Volid> {
         .collect()
 }
 
-/// Returns the mark of an earlier way back that was given up by giving the placeholder its name `--MIGRATED` again.
+/// Returns the notes of a former self, the way back to which is given up.
+///
+/// The mark stays in them, since it alone says whose its unused volumes are; nobody works on that move any more. `notes` are
+/// those it has as the placeholder.
+pub fn shelved(notes: &str, mark: &Mark) -> String {
+    let marked = Mark {
+        claim: None,
+        order: None,
+        ha: None,
+        returning: false,
+        ..mark.clone()
+    }
+    .replaced_in(notes);
+    let place = format!("{}/{}", mark.source_cluster, mark.source.vmid);
+    let noted = with_given_up_note(&marked, &place);
+    // Too long for a note: the older one has to do, by which it is found as well.
+    match retired_note(&noted) {
+        Some(_) => noted,
+        None => marked,
+    }
+}
+
+/// Returns the mark of an earlier way back that was given up.
 fn given_up(former: &GuestDetail) -> Option<Mark> {
     Mark::parse(former.description()).filter(|mark| mark.kept.is_some())
 }
@@ -236,8 +258,9 @@ fn untold(name: &str, drive: DriveKey, guest: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::mark::with_retired_note;
     use crate::plan::sample::{World, id};
-    use crate::pve::guest::{GuestSnapshot, Power};
+    use crate::pve::guest::{GuestSnapshot, LONGEST_DESCRIPTION, Power};
 
     fn detail(config: &str) -> GuestDetail {
         World::of(config).guest().detail.clone()
@@ -289,6 +312,59 @@ mod tests {
         let back = Back::of(&BTreeSet::new(), &[], Some(&given_up), &keys);
         // What was written to its files since was written by that way back.
         assert_eq!(back.since, None);
+    }
+
+    #[test]
+    fn a_former_self_that_was_shelved_is_found_and_nothing_proves_what_it_holds() {
+        let mut world = World::new();
+        world.began(&[]);
+        let mark = Mark {
+            kept: Some(BTreeSet::from([id("virtio0")])),
+            returning: true,
+            ..world.existing.remove("web1").expect("web1").mark
+        };
+        let retired = |own: &str| {
+            let since = "2026-01-02 03:04:05 UTC";
+            mark.over(&with_retired_note(
+                own,
+                "apple/565 on node1",
+                since,
+                Some("0a1b2c3d"),
+            ))
+        };
+        // Nothing but the older note has room.
+        let bare = Mark {
+            claim: None,
+            order: None,
+            ..mark.clone()
+        };
+        let mut full = format!("{}\n\nproxmove: moved to apple/565\n", bare.render());
+        full.extend(std::iter::repeat_n('x', LONGEST_DESCRIPTION - full.len()));
+        for (notes, own, fits) in [
+            (retired(""), "", true),
+            (retired("mine\nand more"), "mine\nand more", true),
+            (mark.over(""), "", true),
+            (full, "xxx", false),
+        ] {
+            let shelved = shelved(&notes, &mark);
+            assert!(shelved.len() <= LONGEST_DESCRIPTION && shelved.contains(own));
+            assert_eq!(shelved.contains("partly overwritten"), fits, "{shelved}");
+            let mut former = detail("name: web1--MIGRATED");
+            let description = "description".to_owned();
+            former.config.0.insert(description, shelved.clone());
+            let found = given_up(&former).expect("its mark");
+            assert_eq!((&found.kept, &found.volumes), (&mark.kept, &mark.volumes));
+            assert_eq!(
+                (found.claim, found.order, found.returning),
+                (None, None, false)
+            );
+            let place = retired_note(&shelved).map(|note| (note.cluster, note.vmid));
+            assert_eq!(place, Some((id("apple"), id("565"))), "{shelved}");
+            let back = Back::of(&BTreeSet::new(), &[], Some(&former), &BTreeMap::new());
+            assert_eq!(back.since, None);
+            // Given up once more, it is as it was.
+            assert_eq!(super::shelved(&shelved, &mark), shelved);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::mark::Mark;
+use super::mark::{MIGRATED, Mark};
 use crate::pve::guest::GuestRef;
 use crate::pve::id::ClusterAlias;
 
@@ -166,8 +166,10 @@ pub fn placeholder(known: &InProgress) -> String {
     };
     let undo = match &known.mark.kept {
         Some(_) => format!(
-            "it is the guest's own former self: never delete it; {} gives the move up, then name it --MIGRATED again",
-            command("abort")
+            "it is the guest's own former self: never delete it; {} gives the move up and retires it again, as \
+             {}{MIGRATED}",
+            command("abort"),
+            known.mark.name
         ),
         None => format!("{} gives it up", command("abort")),
     };

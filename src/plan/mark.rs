@@ -263,6 +263,18 @@ pub fn with_moving_note(description: &str, target: &str, id: Option<&str>) -> St
     }
 }
 
+/// Adds the note of a former self, the way back to which was given up, to its description, instead of an older one.
+///
+/// It reads as that of a retired source, but names no time: what was written since then was written by that way back.
+pub fn with_given_up_note(description: &str, target: &str) -> String {
+    with_note(
+        description,
+        &format!(
+            "{RETIRED}{target}; a way back was given up, its volumes are partly overwritten: do not start it"
+        ),
+    )
+}
+
 fn with_note(description: &str, note: &str) -> String {
     let original = without_retired_note(description);
     let noted = if original.is_empty() {

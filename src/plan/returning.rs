@@ -13,7 +13,7 @@
 //!
 //! Pure. Read next: `moves/returning.rs`, which performs the steps.
 
-use super::abort::{Back, Before, StepBack, back};
+use super::abort::{Back, Before, Placeholder, StepBack, back};
 use super::mark::NameMark;
 use super::state::{Data, Facts};
 use crate::pve::guest::Power;
@@ -68,8 +68,8 @@ pub fn next(facts: &Facts, start: bool) -> Next {
     let before = Before {
         start,
         discarded: false,
-        // Nothing that was copied is removed.
-        keep: true,
+        // With what was copied.
+        placeholder: Placeholder::Left,
     };
     match back(&facts.at_most(), before) {
         Back::Step(step) => Next::Step(step),
@@ -142,7 +142,9 @@ mod tests {
                         StepBack::UnnameTarget => target.0 = Creating,
                         StepBack::RestoreSource => source.0 = Plain,
                         StepBack::StartSource => source.1 = Running,
-                        StepBack::Discard | StepBack::Remove => panic!("nothing is removed"),
+                        StepBack::Discard | StepBack::Remove | StepBack::Shelve => {
+                            panic!("the placeholder stays")
+                        }
                         StepBack::AwaitTask => panic!("no task is at work"),
                     }
                 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::abort::{Back, Before, back};
+use super::abort::{Back, Before, Placeholder, back};
 use super::aftermath::{SourceLeft, source_left};
 use super::state::{Data, Facts, Rung, derive};
 
@@ -138,13 +138,12 @@ pub fn left(
     }
 }
 
-/// Says whether `proxmove abort` would do anything, as far as the clusters alone show it. `keep` is that of
-/// [`Before`].
-pub fn can_abort(facts: &Facts, keep: bool) -> bool {
+/// Says whether `proxmove abort` would do anything, as far as the clusters alone show it.
+pub fn can_abort(facts: &Facts) -> bool {
     let before = Before {
         start: true,
         discarded: false,
-        keep,
+        placeholder: Placeholder::Removed,
     };
     matches!(back(&facts.at_most(), before), Back::Step(_))
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use proxmove::sim::host::Server;
 use proxmove::sim::stage::Stage;
-use proxmove::sim::world::faults::{Fault, FaultKind};
 
 use crate::sshd;
-use crate::stage::{self, MIB, clusters, config, disk, guest, launch, nothing_left, runs};
-use crate::{await_porter, finishes, image, said, source_image, target_storage, words};
+use crate::stage::faults::{CONFIG, before};
+use crate::stage::{
+    self, MIB, clusters, config, disk, guest, launch, nothing_left, runs, to_banana,
+};
+use crate::{await_porter, finishes, image, said, source_image, target_storage};
 
 const SIZE: u64 = 64 * MIB;
 
@@ -42,7 +44,7 @@ async fn an_image_that_vanishes_while_it_is_copied() {
         let before = config(&stage, "apple", 600);
         let image = source_image(&stage, 600);
         let away = stage.simulation.directory.join("renamed-away");
-        let words = words(&["--bwlimit", "40"], "vm0");
+        let words = to_banana(&["--bwlimit", "40"], &["vm0"]);
         let mut running = launch(&stage, &words, &[]);
         await_porter(&stage, &mut running, "send", Duration::from_millis(300));
         fs::rename(&image, &away).unwrap();
@@ -125,7 +127,7 @@ async fn a_byte_that_changes_on_the_way_never_lands() {
     )
     .unwrap();
 
-    let words = words(&["--route", "direct"], "vm0");
+    let words = to_banana(&["--route", "direct"], &["vm0"]);
     let (error, state, _) = said(&stage::run(&stage, &words).expect(5));
     assert!(!breaks.load(Ordering::Relaxed), "nothing was changed");
     assert!(error.contains("scsi0"), "{error}");
@@ -168,15 +170,8 @@ async fn a_byte_that_changes_on_the_targets_disk_is_told_and_copied_again() {
         file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
         noted.fetch_add(1, Ordering::Relaxed);
     };
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Before(Arc::new(rot)),
-        )
-    });
-    let words = words(&[], "vm0");
+    before(&stage, "apple", ("PUT", CONFIG), rot);
+    let words = to_banana(&[], &["vm0"]);
     let ended = stage::run(&stage, &words).expect(0);
     assert_eq!(changed.load(Ordering::Relaxed), 1);
     let warnings = ended.told("warning");
@@ -220,7 +215,7 @@ async fn ssh_servers_that_die_in_the_middle() {
         ("banana-node2", "relay"),
     ] {
         let stage = one("raw", true).await;
-        let words = words(&["--bwlimit", "40", "--route", route], "vm0");
+        let words = to_banana(&["--bwlimit", "40", "--route", route], &["vm0"]);
         let mut running = launch(&stage, &words, &[]);
         await_porter(&stage, &mut running, "receive", Duration::from_millis(400));
         let config = format!("{side}/sshd_config");

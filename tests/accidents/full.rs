@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use proxmove::host::Shell as _;
 use proxmove::sim::stage::Stage;
-use proxmove::sim::world::faults::{Fault, FaultKind};
 
 use crate::alone::{Own, SmallDisk, alone};
 use crate::home::{Home, PATIENCE, sh};
 use crate::sshd::{self, Sshd};
-use crate::stage::{self, MIB, clusters, disk, guest, launch, names, nothing_left, program, runs};
-use crate::{await_porter, finishes, image, said, source_image, target_storage, words};
+use crate::stage::faults::{CONFIG, before};
+use crate::stage::{
+    self, MIB, clusters, disk, guest, launch, names, nothing_left, program, runs, to_banana,
+};
+use crate::{await_porter, finishes, image, said, source_image, target_storage, with_vm0};
 
 const SIZE: u64 = 64 * MIB;
 /// Enough for the porter, or for a few disks.
@@ -49,19 +51,6 @@ fn has_qemu(test: &str) -> bool {
     here
 }
 
-/// Has something happen right before the n-th call of that kind is carried out.
-fn before(
-    stage: &Stage,
-    cluster: &str,
-    call: (&str, &str),
-    then: impl Fn() + Send + Sync + 'static,
-) {
-    stage.simulation.faults().add(Fault {
-        cluster: Some(cluster.to_owned()),
-        ..Fault::first(call.0, call.1, FaultKind::Before(Arc::new(then)))
-    });
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_target_that_fills_up_while_the_guest_runs() {
     let test = "full::a_target_that_fills_up_while_the_guest_runs";
@@ -71,7 +60,7 @@ async fn a_target_that_fills_up_while_the_guest_runs() {
     let (stage, small) = on_a_small_disk(&["raw", "qcow2"]).await;
     for number in 0..2 {
         let (vmid, name) = (600 + number, format!("vm{number}"));
-        let words = words(&["--bwlimit", "40"], &name);
+        let words = to_banana(&["--bwlimit", "40"], &[&name]);
         let mut running = launch(&stage, &words, &[]);
         await_porter(&stage, &mut running, "receive", Duration::from_millis(500));
         let ballast = small.ballast();
@@ -125,18 +114,13 @@ async fn a_target_that_is_full_when_the_guest_is_down() {
     let small = Arc::new(small);
     for number in 0..2 {
         let (vmid, name) = (600 + number, format!("vm{number}"));
-        let words = words(&[], &name);
+        let words = to_banana(&[], &[&name]);
         let (filled, source) = (Arc::clone(&small), source_image(&stage, vmid));
         stage.simulation.faults().clear();
-        before(
-            &stage,
-            "apple",
-            ("PUT", "/nodes/*/qemu/*/config"),
-            move || {
-                last_words(&source);
-                filled.ballast();
-            },
-        );
+        before(&stage, "apple", ("PUT", CONFIG), move || {
+            last_words(&source);
+            filled.ballast();
+        });
         let (error, state, next) = said(&stage::run(&stage, &words).expect(6));
         assert!(error.contains("storage local-ssd of banana"), "{error}");
         assert!(error.contains("No space left on device"), "{error}");
@@ -200,15 +184,9 @@ async fn no_room_for_proxmoves_own_files() {
     if !alone("full::no_room_for_proxmoves_own_files", Own::Mounts) {
         return;
     }
-    let specs = vec![guest(
-        600,
-        "vm0",
-        vec![disk("scsi0", "raw", SIZE)],
-        64 * 1024,
-    )];
-    let stage = stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
+    let stage = with_vm0(SIZE, 0.1).await;
     let temp = target_storage(&stage).join("temp");
-    let words = words(&[], "vm0");
+    let words = to_banana(&[], &["vm0"]);
     let place = format!(
         "the directory for proxmove's own files, {} on ",
         temp.display()
@@ -262,13 +240,7 @@ async fn a_full_disk_at_home_keeps_no_move_from_its_end() {
     ) {
         return;
     }
-    let specs = vec![guest(
-        600,
-        "vm0",
-        vec![disk("scsi0", "raw", 8 * MIB)],
-        64 * 1024,
-    )];
-    let stage = stage::start(clusters(specs), |settings| settings.filled = 0.1).await;
+    let stage = with_vm0(8 * MIB, 0.1).await;
     let directory = tempfile::tempdir().unwrap();
     let home = SmallDisk::mount(directory.path(), 16 * MIB);
     let copy = Command::new("cp")
@@ -297,7 +269,7 @@ async fn a_full_disk_at_home_keeps_no_move_from_its_end() {
     let dry = ["-n", "apple", "banana", "node2", "local-ssd", "vm0"];
     assert_eq!(told(&dry), Some(5));
     assert!(runs(&stage, "apple", 600));
-    let mut words = words(&[], "vm0");
+    let mut words = to_banana(&[], &["vm0"]);
     words.push("--debug");
     assert_eq!(told(&words), Some(0));
     let target = stage::moved(&stage, ("apple", 600), "banana", "vm0");

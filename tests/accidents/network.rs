@@ -14,8 +14,8 @@ use proxmove::sim::stage::Stage;
 use proxmove::sim::world::faults::{Fault, FaultKind};
 
 use crate::alone::{Own, alone, must};
-use crate::stage::{self, MIB, clusters, disk, guest, launch, nothing_left, runs};
-use crate::{await_porter, finishes, said, sshd, words};
+use crate::stage::{self, MIB, clusters, disk, guest, launch, nothing_left, runs, to_banana};
+use crate::{await_porter, finishes, said, sshd};
 
 const SIZE: u64 = 64 * MIB;
 /// Longer than any silence proxmove bears: the porters 120 s, a connection of the operator's 60 s.
@@ -164,7 +164,7 @@ async fn packets_between_the_hosts_are_lost_in_the_middle() {
     }
     let stage = one().await;
     let network = Network::lay(&stage);
-    let direct = words(&["--bwlimit", "40", "--route", "direct"], "vm0");
+    let direct = to_banana(&["--bwlimit", "40", "--route", "direct"], &["vm0"]);
     let mut running = launch(&stage, &direct, &[]).patient(MOST);
     await_porter(&stage, &mut running, "receive", Duration::from_secs(1));
     let began = Instant::now();
@@ -203,7 +203,7 @@ async fn packets_between_the_hosts_are_lost_in_the_middle() {
         state.starts_with("vm0 is RUNNING on apple as before"),
         "{state}"
     );
-    let relayed = words(&["--bwlimit", "100"], "vm0");
+    let relayed = to_banana(&["--bwlimit", "100"], &["vm0"]);
     let mut ended = stage::run(&stage, &relayed);
     // The receiver that heard nothing any more keeps the volume until it has waited long enough itself.
     if ended.code == 5 && ended.stdout.contains("an earlier pass still works on") {
@@ -246,7 +246,7 @@ async fn the_target_host_falls_silent_when_the_guest_is_down() {
             })),
         )
     });
-    let words = words(&["--route", "relay"], "vm0");
+    let words = to_banana(&["--route", "relay"], &["vm0"]);
     let began = Instant::now();
     let ended = launch(&stage, &words, &[]).patient(MOST).wait().expect(6);
     assert!(cut.load(Ordering::Relaxed));

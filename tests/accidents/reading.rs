@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::alone::{Own, alone};
 use crate::not_run::not_run;
-use crate::stage::{self, MIB, clusters, config, disk, guest, nothing_left, runs};
-use crate::{image, said, source_image, target_storage, words};
+use crate::stage::{self, MIB, clusters, config, disk, guest, nothing_left, runs, to_banana};
+use crate::{image, said, source_image, target_storage};
 
 const SIZE: u64 = 64 * MIB;
 /// The sector that cannot be read, and the chunk it is in.
@@ -102,9 +102,9 @@ async fn a_source_with_a_sector_that_cannot_be_read() {
     let Some(failing) = FailingFile::serve(&content, &source) else {
         return not_run(test, format!("{DAEMON} cannot serve files by FUSE here"));
     };
-    let words = words(&[], "vm0");
+    let words = to_banana(&[], &["vm0"]);
     for route in ["relay", "auto"] {
-        let words = crate::words(&["--route", route], "vm0");
+        let words = to_banana(&["--route", route], &["vm0"]);
         let (error, state, next) = said(&stage::run(&stage, &words).expect(5));
         assert!(error.contains("scsi0"), "{error}");
         let place = format!("read {} at offset ", source.display());

@@ -1,38 +1,12 @@
 //! Hosts that run no programs from proxmove's directory: the host's own tools copy. Such a move, when it stopped, is held
 //! by whoever works on it, and given up as any other.
 
-use proxmove::plan::claim::{Claim, Claimant};
-use proxmove::plan::mark::Mark;
-use proxmove::sim::stage::Stage;
-use proxmove::sim::world::faults::{Fault, FaultKind};
 use serde_json::Value;
 
 use crate::alone::{Own, SmallDisk, alone};
-use crate::stage::{MIB, clusters, config, disk, guest, names, nothing_left, run, runs, start};
-use crate::{said, target_storage, words};
-
-/// Lets bob, on another machine, hold the move, with a sign that is so many seconds old.
-fn held_by_bob(stage: &Stage, age: i64) {
-    let target = stage.vmid("banana", "vm0--CREATING").unwrap();
-    let mut world = stage.simulation.world();
-    let banana = world
-        .clusters
-        .iter_mut()
-        .find(|cluster| cluster.alias == "banana");
-    let notes = &mut banana.unwrap().guests.get_mut(&target).unwrap().config;
-    let mut mark = Mark::parse(&notes["description"]).unwrap();
-    let bob = Claimant {
-        by: "bob@desk".to_owned(),
-        process: "77.123".to_owned(),
-        machine: "000000000000".to_owned(),
-    };
-    let seen = jiff::Timestamp::now().as_second() - age;
-    mark.claim = Some(Claim::new(
-        &bob,
-        jiff::Timestamp::from_second(seen).unwrap(),
-    ));
-    notes.insert("description".to_owned(), mark.render());
-}
+use crate::stage::faults::{CONFIG, claimed_by_bob, fails};
+use crate::stage::{MIB, config, names, nothing_left, run, runs, to_banana};
+use crate::{said, target_storage, with_vm0};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
@@ -40,13 +14,7 @@ async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
     if !alone(test, Own::Mounts) {
         return;
     }
-    let specs = vec![guest(
-        600,
-        "vm0",
-        vec![disk("scsi0", "raw", 8 * MIB)],
-        64 * 1024,
-    )];
-    let stage = start(clusters(specs), |settings| settings.filled = 0.3).await;
+    let stage = with_vm0(8 * MIB, 0.3).await;
     let source = stage.simulation.directory.join("apple/node1/var/lib/vz");
     let temps = [source, target_storage(&stage)].map(|storage| storage.join("temp"));
     let disks = temps.map(|temp| SmallDisk::mount_as(&temp, 64 * MIB, "noexec"));
@@ -67,20 +35,13 @@ async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
     assert_eq!(plan["guests"][0]["drives"][1]["tool"], "stock", "{plan:#}");
 
     let before = config(&stage, "apple", 600);
-    stage.simulation.faults().add(Fault {
-        cluster: Some("banana".to_owned()),
-        ..Fault::first(
-            "PUT",
-            "/nodes/*/qemu/*/config",
-            FaultKind::Error(500, "boom".to_owned()),
-        )
-    });
-    run(&stage, &words(&[], "vm0")).expect(6);
+    fails(&stage, "banana", ("PUT", CONFIG), 1);
+    run(&stage, &to_banana(&[], &["vm0"])).expect(6);
     stage.simulation.faults().clear();
     stage.simulation.faults().forget();
 
     // Bob is at work: it is his.
-    held_by_bob(&stage, 20);
+    claimed_by_bob(&stage, "vm0", 20);
     let abort = ["abort", "--json", "apple", "banana", "vm0"];
     let (error, _, _) = said(&run(&stage, &abort).expect(4));
     assert!(
@@ -91,7 +52,7 @@ async fn a_move_by_the_hosts_own_tools_is_held_and_given_up_as_any_other() {
     assert_eq!(config(&stage, "apple", 600)["name"], "vm0--CLONING");
 
     // Bob has gone home.
-    held_by_bob(&stage, 400);
+    claimed_by_bob(&stage, "vm0", 400);
     run(&stage, &abort).expect(0);
     assert_eq!(config(&stage, "apple", 600), before);
     assert!(runs(&stage, "apple", 600));

@@ -2,40 +2,9 @@
 
 use std::sync::Arc;
 
-use proxmove::plan::claim::{Claim, Claimant};
-use proxmove::plan::mark::Mark;
-use proxmove::sim::stage::Stage;
-use proxmove::sim::world::faults::{Fault, FaultKind};
-
-use crate::stage::{clusters, moved, nothing_left, proved, run, runs};
-use crate::{CONFIG, STOPS, of_kind, status_of, stop_at};
-
-/// Lets bob, on another machine, claim the placeholder of a move, with a sign that is so many seconds old.
-fn claimed_by_bob(stage: &Stage, name: &str, age: i64) {
-    let mut world = stage.simulation.world();
-    let banana = world
-        .clusters
-        .iter_mut()
-        .find(|cluster| cluster.alias == "banana")
-        .unwrap();
-    let marked = |config: &std::collections::BTreeMap<String, String>| {
-        let mark = Mark::parse(config.get("description")?)?;
-        (mark.name == name).then_some(mark)
-    };
-    let (guest, mut mark) = banana
-        .guests
-        .values_mut()
-        .find_map(|guest| marked(&guest.config).map(|mark| (guest, mark)))
-        .unwrap();
-    let now = jiff::Timestamp::now().as_second() - age;
-    let bob = Claimant {
-        by: "bob@desk".to_owned(),
-        process: "77.123".to_owned(),
-        machine: "000000000000".to_owned(),
-    };
-    mark.claim = Some(Claim::new(&bob, jiff::Timestamp::from_second(now).unwrap()));
-    guest.config.insert("description".to_owned(), mark.render());
-}
+use crate::stage::faults::{CONFIG, before, claimed_by_bob};
+use crate::stage::{clusters, moved, nothing_left, proved, run, runs, to_banana};
+use crate::{STOPS, of_kind, status_of, stop_at};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_second_operator_is_told_who_holds_a_move() {
@@ -45,17 +14,11 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     let stage =
         Arc::new(crate::stage::start(clusters(specs), |settings| settings.filled = 0.1).await);
     let again = |name: &str, option: &'static str| {
-        let mut words = vec![
-            "--json",
-            "--yes",
-            "apple",
-            "banana",
-            "node2",
-            "local-ssd",
-            name,
-        ];
-        words.extend((!option.is_empty()).then_some(option));
-        run(&stage, &words)
+        let options: &[&str] = match option {
+            "" => &[],
+            option => &[option],
+        };
+        run(&stage, &to_banana(options, &[name]))
     };
     // Alive: neither the same command nor an abort goes on, and both say who it is.
     stop_at(&stage, &STOPS[2], "vm0");
@@ -114,13 +77,8 @@ async fn the_second_operator_is_told_who_holds_a_move() {
     // Whoever is taken over from notices before the next step, and leaves everything as it is.
     let shared = Arc::clone(&stage);
     stage.simulation.faults().clear();
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        ..Fault::first(
-            "PUT",
-            CONFIG,
-            FaultKind::Before(Arc::new(move || claimed_by_bob(&shared, "vm2", 0))),
-        )
+    before(&stage, "apple", ("PUT", CONFIG), move || {
+        claimed_by_bob(&shared, "vm2", 0);
     });
     let ended = again("vm2", "").expect(6);
     let failed = &ended.told("move-failed")[0];
@@ -172,15 +130,7 @@ async fn a_guest_that_another_move_has_stopped_is_left_alone() {
         own
     };
     let own = note("ffff0000");
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let words = to_banana(&[], &["vm0"]);
     let ended = run(&stage, &words).expect(6);
     assert!(
         ended.stdout.contains("stopped by another move of it"),

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proxmove::sim::world::faults::{Fault, FaultKind};
 use serde_json::Value;
 
-use crate::stage::{self, MIB, clusters, disk, guest, launch, moved, nothing_left, proved, run};
+use crate::stage::faults::before;
+use crate::stage::{
+    self, MIB, clusters, disk, guest, launch, moved, nothing_left, proved, run, to_banana,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
@@ -20,16 +22,7 @@ async fn a_finished_move_is_compared_again_and_a_changed_byte_is_named() {
     ];
     let specs = vec![guest(600, "vm0", disks, 64 * 1024)];
     let stage = stage::start(clusters(specs), |settings| settings.filled = 0.3).await;
-    let words = [
-        "--json",
-        "--yes",
-        "--skip-start",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let words = to_banana(&["--skip-start"], &["vm0"]);
     let done = run(&stage, &words).expect(0);
     let verify = |code: i32| -> Vec<Value> {
         let ended = run(&stage, &["verify", "--json", "apple", "banana", "vm0"]).expect(code);
@@ -108,15 +101,7 @@ async fn a_backup_is_waited_for_when_asked() {
         };
     };
     lock(true);
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let words = to_banana(&[], &["vm0"]);
     let refused = run(&stage, &words).expect(4);
     assert!(
         refused.stdout.contains("it is locked (backup)"),
@@ -226,23 +211,9 @@ async fn when_an_api_node_dies_in_the_middle_the_move_goes_on_with_another() {
     std::fs::write(stage.proxmoverc(), text.replace(&api, &also)).unwrap();
     // It dies while it has the request to shut the guest down.
     let dying = Arc::clone(&node);
-    stage.simulation.faults().add(Fault {
-        cluster: Some("apple".to_owned()),
-        ..Fault::first(
-            "POST",
-            "/nodes/*/qemu/*/status/shutdown",
-            FaultKind::Before(Arc::new(move || dying.die())),
-        )
-    });
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let stops = ("POST", "/nodes/*/qemu/*/status/shutdown");
+    before(&stage, "apple", stops, move || dying.die());
+    let words = to_banana(&[], &["vm0"]);
     run(&stage, &words).expect(0);
     assert!(node.dead.load(Ordering::Relaxed));
     let target = moved(&stage, ("apple", 600), "banana", "vm0");

@@ -7,7 +7,7 @@ use proxmove::sim::world::scenario::GuestSpec;
 
 use crate::stage::{
     self, Ended, MIB, clusters, config, disk, guest, launch, moved, names, nothing_left, proved,
-    run, runs,
+    run, runs, to_banana,
 };
 use crate::status_of;
 
@@ -33,15 +33,7 @@ async fn slow_guests() -> Stage {
 /// Begins to move a guest, and kills proxmove as soon as it has sent a request to this path.
 fn killed_after(stage: &Stage, name: &str, request: &str) {
     stage.simulation.faults().forget();
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        name,
-    ];
+    let words = to_banana(&[], &[name]);
     let mut running = launch(stage, &words, &[]);
     let sent = || {
         let writes = stage.simulation.faults().writes();

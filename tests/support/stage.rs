@@ -4,6 +4,8 @@
 //! runtime of several threads. It ends only processes it started or that work in the stage's own directory.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod faults;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
@@ -151,6 +153,12 @@ pub fn program() -> &'static Path {
             built
         }
     })
+}
+
+/// Returns the words of a move of these guests of `apple` to the storage `local-ssd` of `banana`.
+pub fn to_banana<'a>(options: &[&'a str], guests: &[&'a str]) -> Vec<&'a str> {
+    let place = ["apple", "banana", "node2", "local-ssd"];
+    [&["--json", "--yes"], options, &place, guests].concat()
 }
 
 /// A started program.
