@@ -157,6 +157,8 @@ pub struct CleanupCommand {
     pub clusters: Vec<ClusterAlias>,
     /// `-n`: list only.
     pub dry_run: bool,
+    /// `--abandoned`: moves that nobody works on are given up, where the source is as it was.
+    pub abandoned: bool,
     /// `--yes`.
     pub yes: bool,
     /// What most commands know.
@@ -220,6 +222,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Verb::Cleanup(arguments) => Ok(Request::Cleanup(CleanupCommand {
             clusters: arguments.clusters,
             dry_run: arguments.dry_run,
+            abandoned: arguments.abandoned,
             yes: arguments.yes,
             common: arguments.common.settle(),
         })),

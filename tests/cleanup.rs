@@ -1,6 +1,8 @@
 //! `proxmove cleanup` by the real program: what is listed, what goes, and what stays.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/stage.rs"]
 mod stage;
 
@@ -167,6 +169,70 @@ async fn what_a_killed_move_left_stays_while_it_is_in_progress_and_goes_when_it_
         "the number of a volume that is there is not given again"
     );
     proved(&stage, ("apple", 565), ("banana", again));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn moves_that_nobody_works_on_go_when_that_is_asked_for() {
+    let guests = (0..3)
+        .map(|number| {
+            let disks = vec![disk("virtio0", "raw", 64 * MIB)];
+            guest(600 + number, &format!("vm{number}"), disks, 0)
+        })
+        .collect();
+    let stage = stage::start(clusters(guests), |settings| settings.filled = 0.9).await;
+    let before = config(&stage, "apple", 600);
+    // One is left while it is copied, one with its source down; one is copied just now.
+    let copies = |name: &str| {
+        let running = launch(&stage, &to_banana(&["--bwlimit", "40"], &[name]), &[]);
+        let placeholder = format!("{name}--CREATING");
+        while stage.vmid("banana", &placeholder).is_none() || left_files(&stage).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running
+    };
+    copies("vm0").kill();
+    let start = ("POST", "/nodes/*/qemu/*/status/start");
+    faults::fails(&stage, "banana", start, 1);
+    run(&stage, &to_banana(&[], &["vm1"])).expect(6);
+    stage.simulation.faults().clear();
+    let running = copies("vm2");
+
+    let listed = found(&stage, &["-n", "--abandoned"]);
+    let of = |listed: &[(String, String, String)], kind: &str| -> Vec<String> {
+        let of_kind = listed.iter().filter(|item| item.1 == kind);
+        of_kind
+            .map(|item| format!("{} {}", item.0, item.2))
+            .collect()
+    };
+    let placeholders = |listed| {
+        let mut names = of(listed, "placeholder");
+        for name in &mut names {
+            name.truncate(name.find(" (").unwrap());
+        }
+        names.sort();
+        names
+    };
+    assert_eq!(
+        placeholders(&listed),
+        ["keep vm1", "keep vm2--CREATING", "remove vm0--CREATING"]
+    );
+    // Unless it is asked for, it stays.
+    assert_eq!(
+        placeholders(&found(&stage, &["--yes"])),
+        ["keep vm0--CREATING", "keep vm1", "keep vm2--CREATING"]
+    );
+    let done = run(&stage, &["cleanup", "--yes", "--abandoned"]).expect(0);
+    assert!(done.stdout.contains("Removed 1."), "{}", done.stdout);
+    assert!(done.stderr.contains("vm0"), "{}", done.stderr);
+    assert_eq!(stage.vmid("banana", "vm0--CREATING"), None);
+    assert_eq!(config(&stage, "apple", 600), before);
+    assert!(runs(&stage, "apple", 600));
+    // The others were not disturbed.
+    running.wait().expect(0);
+    moved(&stage, ("apple", 602), "banana", "vm2");
+    run(&stage, &["resume", "--yes", "apple", "banana", "vm1"]).expect(0);
+    moved(&stage, ("apple", 601), "banana", "vm1");
+    stage::nothing_left(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

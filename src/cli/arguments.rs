@@ -290,6 +290,9 @@ pub(super) struct CleanupArgs {
     /// Only list what would be removed
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
+    /// Also give up moves that nobody works on and whose source is as it was; what they copied goes with them
+    #[arg(long)]
+    pub(super) abandoned: bool,
     /// Remove without asking
     #[arg(long)]
     pub(super) yes: bool,

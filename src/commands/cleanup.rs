@@ -2,12 +2,21 @@
 //!
 //! Read next: `moves/cleanup.rs`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use super::{Process, audience, back, cluster, hosts, load, print, show};
-use crate::cli::CleanupCommand;
+use super::{Process, Wiring, audience, back, cluster, hosts, load, print, show};
+use crate::cli::{CleanupCommand, Common, Conduct};
+use crate::config::Config;
 use crate::error::{ExitCode, Failure};
+use crate::moves::abort::Return;
+use crate::moves::again::Which;
 use crate::moves::cleanup::{Cleanup, Found, by_place};
+use crate::moves::interrupt::Interrupt;
+use crate::moves::status::status;
+use crate::plan::cleanup::is_abandoned;
+use crate::plan::status::MoveStatus;
 use crate::report::choose;
 use crate::units::Bytes;
 
@@ -29,11 +38,25 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
             log::debug!("{alias}: nothing could be derived: {error}");
         }
     }
+    let mut abandoned = Vec::new();
+    if command.abandoned {
+        let found = status(
+            clusters.values().cloned().collect(),
+            &BTreeSet::new(),
+            false,
+        )
+        .await;
+        // What a silent cluster has to say of a move is not known.
+        let here = found.moves.into_iter().filter(is_abandoned);
+        abandoned.extend(here.filter(|_| found.unanswered.is_empty()));
+    }
+    let place = |found: &MoveStatus| (found.target_cluster.clone(), found.target_vmid);
     let cleanup = Cleanup {
         clusters: &clusters,
         chosen,
         config: &config,
         hosts: hosts(process, common),
+        abandoned: abandoned.iter().map(place).collect(),
     };
     let mut found = cleanup.find().await;
     let count = found.removable().count();
@@ -69,7 +92,18 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
             .next("run it again with --yes to remove what is listed, or with -n to list only"));
         }
     }
-    let failed = cleanup.remove(&found).await;
+    abandoned.retain(|found| {
+        let chosen = cleanup.chosen.iter();
+        chosen
+            .into_iter()
+            .any(|alias| alias.as_str() == found.target_cluster)
+    });
+    let mut failed = Vec::new();
+    let mut interrupt = None;
+    for one in &abandoned {
+        failed.extend(give_up(process, common, &config, one, &mut interrupt).await?);
+    }
+    failed.extend(cleanup.remove(&found).await);
     let exit = match failed.is_empty() {
         true => gaps,
         false => ExitCode::Failed,
@@ -84,6 +118,58 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
         print(&out)?;
     }
     Ok(exit)
+}
+
+/// Gives an abandoned move up; returns what to tell when that did not work, beside what was told on standard error.
+async fn give_up(
+    process: &Process,
+    common: &Common,
+    config: &Config,
+    found: &MoveStatus,
+    interrupt: &mut Option<Interrupt>,
+) -> Result<Option<String>, Failure> {
+    let alias = |text: &str| {
+        text.parse()
+            .map_err(|error| Failure::new(ExitCode::Bug, &error))
+    };
+    let which = Which {
+        source: alias(found.source_cluster.as_deref().unwrap_or_default())?,
+        target: alias(&found.target_cluster)?,
+        guests: vec![found.guest.clone()],
+    };
+    let conduct = Conduct {
+        yes: true,
+        take_over: false,
+        fail_fast: false,
+        wait_for_locks: Duration::ZERO,
+        // Standard output is for the list.
+        common: Common {
+            json: false,
+            ..common.clone()
+        },
+    };
+    let clusters = (&which.source, &which.target);
+    let wiring = Wiring::new(
+        process,
+        clusters,
+        &conduct,
+        config.clone(),
+        interrupt.take(),
+    )?;
+    // Signals are listened for once.
+    *interrupt = Some(wiring.mover.interrupt.clone());
+    let wanted = Return {
+        start: true,
+        patience: Duration::ZERO,
+        give_up: false,
+    };
+    let exit = wiring.batch().abort(&which, wanted).await;
+    Ok((exit != ExitCode::Done).then(|| {
+        format!(
+            "the move of {} to {} was not given up; proxmove abort {} {} {0} says more",
+            found.guest, which.target, which.source, which.target
+        )
+    }))
 }
 
 fn shown(found: &Found, json: bool) -> Result<ExitCode, Failure> {

@@ -31,6 +31,8 @@ pub struct Cleanup<'a> {
     pub config: &'a Config,
     /// Connections to the storage hosts.
     pub hosts: Arc<Hosts>,
+    /// Moves that are given up, by the clusters and VMIDs of their placeholders; whoever removes has that done.
+    pub abandoned: BTreeSet<(String, u32)>,
 }
 
 /// One thing that was found, and what is to become of it. The JSON form of it.
@@ -111,13 +113,19 @@ impl Cleanup<'_> {
         }
         for known in &moves.in_progress {
             if self.chosen.contains(&known.cluster) {
+                let vmid = known.target.vmid.number();
+                let goes = (known.cluster.to_string(), vmid);
+                let (action, why) = match self.abandoned.contains(&goes) {
+                    true => ("remove", cleanup::given_up(known)),
+                    false => ("keep", cleanup::placeholder(known)),
+                };
                 found.items.push(Item {
                     place: format!("{}/{}", known.cluster, known.target.node),
                     kind: Kind::Placeholder,
                     name: format!("{} ({})", known.present, known.target.vmid),
                     bytes: 0,
-                    action: "keep",
-                    why: cleanup::placeholder(known),
+                    action,
+                    why,
                     key: None,
                     leftover: None,
                 });
@@ -161,7 +169,7 @@ impl Cleanup<'_> {
         found
     }
 
-    /// Removes what was found and may still go; returns what could not be removed, and why.
+    /// Removes what was found on hosts and may still go; returns what could not be removed, and why.
     pub async fn remove(&self, found: &Found) -> Vec<String> {
         let moves = self.moves().await;
         let addresses: BTreeSet<_> = found

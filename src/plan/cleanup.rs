@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::mark::{MIGRATED, Mark};
+use super::status::MoveStatus;
 use crate::pve::guest::GuestRef;
 use crate::pve::id::ClusterAlias;
 
@@ -155,6 +156,27 @@ pub fn decide(leftover: &Leftover, moves: &Moves) -> Fate {
     }
 }
 
+/// Says whether a move may be given up although nobody said so of it by name: nobody works on it, and its source never
+/// stopped for it, or is as it was again. An operator may still mean to go on with it, so that it is asked for.
+pub fn is_abandoned(found: &MoveStatus) -> bool {
+    found.certain
+        && found.left == "as-it-was"
+        && found.abort.is_some()
+        && found.held.as_ref().is_none_or(|held| !held.alive)
+}
+
+/// Says why the guest that bears the mark of an abandoned move goes.
+pub fn given_up(known: &InProgress) -> String {
+    let end = match known.mark.kept {
+        Some(_) => "the former self is retired again, and keeps its volumes",
+        None => "what was copied goes with it",
+    };
+    format!(
+        "{}; nobody works on it, and the source is as it was: {end}",
+        known.told()
+    )
+}
+
 /// Says what to do about the guest that bears the mark of a move.
 pub fn placeholder(known: &InProgress) -> String {
     let source = &known.mark.source_cluster;
@@ -209,6 +231,7 @@ pub fn move_in(rest: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::plan::sample::{World, id};
+    use crate::plan::status::HeldBy;
 
     fn in_progress() -> InProgress {
         let mut world = World::new();
@@ -280,6 +303,47 @@ mod tests {
         for kind in [Kind::Volume, Kind::Placeholder] {
             assert!(!goes(&leftover(kind, "565-140"), &Moves::default()));
         }
+    }
+
+    #[test]
+    fn only_a_move_whose_source_is_as_it_was_and_that_nobody_works_on_is_abandoned() {
+        let abandoned = MoveStatus {
+            guest: "web1".to_owned(),
+            source_cluster: Some("apple".to_owned()),
+            source_called: "apple".to_owned(),
+            source_vmid: 565,
+            source_name: Some("web1".to_owned()),
+            target_cluster: "banana".to_owned(),
+            target_vmid: 140,
+            target_node: "node2".to_owned(),
+            target_name: "web1--CREATING".to_owned(),
+            rung: "precopied".to_owned(),
+            certain: true,
+            left: "as-it-was".to_owned(),
+            state: String::new(),
+            volumes: Vec::new(),
+            by: "ann@laptop".to_owned(),
+            since: String::new(),
+            held: None,
+            resume: None,
+            abort: Some("proxmove abort apple banana web1".to_owned()),
+        };
+        let held = |alive| {
+            let text = "ann@laptop".to_owned();
+            Some(HeldBy { text, alive })
+        };
+        assert!(is_abandoned(&abandoned));
+        let with = |change: &dyn Fn(&mut MoveStatus)| {
+            let mut found = abandoned.clone();
+            change(&mut found);
+            is_abandoned(&found)
+        };
+        assert!(with(&|found| found.held = held(false)));
+        assert!(!with(&|found| found.held = held(true)));
+        assert!(!with(&|found| found.left = "down".to_owned()));
+        assert!(!with(&|found| found.left = "unclear".to_owned()));
+        assert!(!with(&|found| found.certain = false));
+        assert!(!with(&|found| found.abort = None));
     }
 
     #[test]
