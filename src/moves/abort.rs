@@ -104,19 +104,14 @@ impl Mover {
         let mut walk = Walk::new(job, wanted.start);
         let mut got_on = Instant::now();
         loop {
-            let error = match self.step_back(job, &mut walk).await {
-                Ok(true) => {
-                    got_on = Instant::now();
-                    continue;
-                }
-                Ok(false) => {
-                    walk.left.extend(former_self(job));
-                    return Ok(walk.left);
-                }
-                Err(error) => error,
-            };
-            self.wait_or(error, job, got_on, wanted.patience).await?;
+            match self.step_back(job, &mut walk).await {
+                Ok(true) => got_on = Instant::now(),
+                Ok(false) => break,
+                Err(error) => self.wait_or(error, job, got_on, wanted.patience).await?,
+            }
         }
+        walk.left.extend(former_self(job));
+        Ok(walk.left)
     }
 
     /// Waits a moment before what may pass is tried again.
@@ -146,8 +141,6 @@ impl Mover {
     /// Looks, and takes one step back; `false` when there is none left.
     async fn step_back(&self, job: &GuestMove, walk: &mut Walk) -> Result<bool, MoveError> {
         let facts = self.look_back(job, walk).await?;
-        let left = source_left(&derive(&facts), job.mark.running);
-        self.interrupt.set_down(left == SourceLeft::Down);
         let next = back(&facts, walk.before);
         if matches!(next, Back::Step(StepBack::Discard | StepBack::Shelve)) {
             // The source is back under its name, and the mark, which says what HA had, still there.
@@ -157,36 +150,46 @@ impl Mover {
         let step = match next {
             Back::Step(step) => step,
             Back::Done => return Ok(false),
-            Back::Refuse { reason, remedy } => {
-                return Err(MoveError::NoWayBack {
-                    guest: job.plan.name.clone(),
-                    reason,
-                    remedy,
-                });
-            }
+            Back::Refuse { reason, remedy } => return Err(job.no_way_back(reason, remedy)),
         };
-        if self.interrupt.is_asked() {
-            return Err(MoveError::Interrupted {
-                guest: job.plan.name.clone(),
-                step: step.to_string(),
-            });
+        if let Some(error) = self.begin_step(job, step.to_string(), self.words(job, step)) {
+            return Err(error);
         }
-        self.reporter.tell(&Event::StepStarted {
-            guest: job.plan.name.clone(),
-            step: step.to_string(),
-            text: self.words(job, step),
-        });
         self.undo(job, walk, step).await?;
         Ok(true)
     }
 
-    /// Looks at everything. Volumes whose hosts do not answer count as not judged: the service can be brought back
-    /// without them, and nothing is removed that was not looked at.
+    /// Says what is done next; returns why not, when the operator wants it to end here.
+    pub(super) fn begin_step(
+        &self,
+        job: &GuestMove,
+        step: String,
+        text: String,
+    ) -> Option<MoveError> {
+        let guest = job.plan.name.clone();
+        if self.interrupt.is_asked() {
+            return Some(MoveError::Interrupted { guest, step });
+        }
+        self.reporter
+            .tell(&Event::StepStarted { guest, step, text });
+        None
+    }
+
+    /// Looks at everything, and takes note of whether the guest is down.
     pub(super) async fn look_back(
         &self,
         job: &GuestMove,
         walk: &mut Walk,
     ) -> Result<Facts, MoveError> {
+        let facts = self.look_at_all(job, walk).await?;
+        let left = source_left(&derive(&facts), job.mark.running);
+        self.interrupt.set_down(left == SourceLeft::Down);
+        Ok(facts)
+    }
+
+    /// Looks at everything. Volumes whose hosts do not answer count as not judged: the service can be brought back
+    /// without them, and nothing is removed that was not looked at.
+    async fn look_at_all(&self, job: &GuestMove, walk: &mut Walk) -> Result<Facts, MoveError> {
         let (source, target) = self.guests(job).await?;
         if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
             return Err(error);
@@ -427,6 +430,16 @@ impl Mover {
                 job.plan.target.vmid, job.plan.target_cluster
             ),
         })
+    }
+}
+
+impl GuestMove {
+    pub(super) fn no_way_back(&self, reason: String, remedy: String) -> MoveError {
+        MoveError::NoWayBack {
+            guest: self.plan.name.clone(),
+            reason,
+            remedy,
+        }
     }
 }
 

@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use super::abort::{Walk, may_pass};
 use super::{Account, GuestMove, MoveError, Mover};
 use crate::plan::MoveRequest;
-use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::mark::Mark;
 use crate::plan::returning::{Next, OnFailure, may_give_up, next};
-use crate::plan::state::derive;
 use crate::report::Event;
 
 /// How long a cluster or host that cannot be reached is waited for; steps that got on begin that time anew.
@@ -104,16 +102,14 @@ impl Mover {
         let mut steps = 0;
         let mut got_on = Instant::now();
         loop {
-            let error = match self.step_home(job, &mut walk, start).await {
+            match self.step_home(job, &mut walk, start).await {
                 Ok(true) => {
                     steps += 1;
                     got_on = Instant::now();
-                    continue;
                 }
                 Ok(false) => break,
-                Err(error) => error,
-            };
-            self.wait_or(error, job, got_on, patience).await?;
+                Err(error) => self.wait_or(error, job, got_on, patience).await?,
+            }
         }
         if let Some(text) = self.restore_ha(job, start).await? {
             self.reporter.tell(&Event::Warning {
@@ -142,17 +138,9 @@ impl Mover {
         start: bool,
     ) -> Result<bool, MoveError> {
         let facts = self.look_back(job, walk).await?;
-        let left = source_left(&derive(&facts), job.mark.running);
-        self.interrupt.set_down(left == SourceLeft::Down);
         let (step, text) = match next(&facts, job.mark.running && start) {
             Next::Settled => return Ok(false),
-            Next::Refuse { reason, remedy } => {
-                return Err(MoveError::NoWayBack {
-                    guest: job.plan.name.clone(),
-                    reason,
-                    remedy,
-                });
-            }
+            Next::Refuse { reason, remedy } => return Err(job.no_way_back(reason, remedy)),
             Next::StopTarget => (
                 None,
                 format!(
@@ -163,17 +151,9 @@ impl Mover {
             Next::Step(step) => (Some(step), self.words(job, step)),
         };
         let name = step.map_or("stop-target".to_owned(), |step| step.to_string());
-        if self.interrupt.is_asked() {
-            return Err(MoveError::Interrupted {
-                guest: job.plan.name.clone(),
-                step: name,
-            });
+        if let Some(error) = self.begin_step(job, name.clone(), text) {
+            return Err(error);
         }
-        self.reporter.tell(&Event::StepStarted {
-            guest: job.plan.name.clone(),
-            step: name.clone(),
-            text,
-        });
         match step {
             Some(step) => self.undo(job, walk, step).await?,
             None => {
