@@ -63,7 +63,9 @@ pub(crate) enum PorterError {
     #[error("{0}")]
     Unsupported(String),
     /// Another pass works on the same target.
-    #[error("an earlier pass still works on {path}; it ends by itself within {patience} seconds")]
+    #[error(
+        "an earlier pass still works on {path}; one that was left alone ends by itself within {patience} seconds"
+    )]
     Busy {
         /// The manifest.
         path: String,
