@@ -94,6 +94,9 @@ pub(crate) enum PorterError {
     /// The direct connection never worked.
     #[error("ssh to the target host: {0}")]
     Direct(String),
+    /// The target host's shell did not find the porter there.
+    #[error("the porter is not there any more: {0}")]
+    Missing(String),
     /// The other side reported an error.
     #[error("{}", .0.text)]
     Peer(Report),
@@ -134,6 +137,7 @@ impl PorterError {
             PorterError::Gone => "gone",
             PorterError::NoAnswer => "no-answer",
             PorterError::Direct(_) => "direct",
+            PorterError::Missing(_) => "missing",
             PorterError::Peer(report) => &report.kind,
         }
     }
@@ -168,6 +172,7 @@ impl PorterError {
             | PorterError::Gone
             | PorterError::NoAnswer
             | PorterError::Direct(_)
+            | PorterError::Missing(_)
             | PorterError::Peer(_) => (None, None),
         };
         Report {

@@ -99,6 +99,7 @@ pub fn run(arguments: &[String]) -> i32 {
                 | PorterError::Gone
                 | PorterError::NoAnswer
                 | PorterError::Direct(_)
+                | PorterError::Missing(_)
                 | PorterError::Peer(_) => 1,
             }
         }
