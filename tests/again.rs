@@ -11,6 +11,8 @@ mod claims;
 mod finished;
 #[path = "support/stage.rs"]
 mod stage;
+#[path = "again/suspended.rs"]
+mod suspended;
 #[path = "again/tasks.rs"]
 mod tasks;
 #[path = "again/unreachable.rs"]

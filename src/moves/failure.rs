@@ -39,6 +39,12 @@ pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) ->
             "wait for it (proxmove status {target} shows its signs), or run the same command with --take-over if nobody works \
              on it any more"
         ),
+        MoveError::TakenOver { .. } if stopped.rung == Rung::Done => {
+            "nothing: whoever took it over has finished it".to_owned()
+        }
+        MoveError::TakenOver { .. } if stopped.rung == Rung::Untouched => {
+            "ask whoever has given it up, or run the same command again to start over".to_owned()
+        }
         MoveError::TakenOver { .. } => {
             format!("leave it to them; proxmove status {target} shows how far it is")
         }
