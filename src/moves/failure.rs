@@ -49,6 +49,12 @@ pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) ->
             format!("leave it to them; proxmove status {target} shows how far it is")
         }
         MoveError::NoWayBack { remedy, .. } => remedy.clone(),
+        // Nothing of a former self is ever removed, so there is nothing to give up either.
+        MoveError::Returned { .. } if plan.back.is_some() => format!(
+            "find out why, correct {name} or {name}{CREATING} ({}), and run `proxmove back {source} {name}` again, which carries \
+             only what differs; until then {name}{CREATING} stays with its volumes",
+            plan.target.vmid
+        ),
         MoveError::Returned { .. } => format!(
             "find out why, correct {name} or {name}{CREATING} ({}), and run the same command again, which carries only what \
              differs; or `proxmove abort {source} {target} {name}` to remove what was copied",
