@@ -13,6 +13,8 @@ mod finished;
 mod neighbours;
 #[path = "support/stage.rs"]
 mod stage;
+#[path = "again/suspended.rs"]
+mod suspended;
 #[path = "again/tasks.rs"]
 mod tasks;
 #[path = "again/unreachable.rs"]

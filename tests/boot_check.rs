@@ -4,6 +4,8 @@
 //! `src/plan/returning.rs`.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "boot_check/back.rs"]
+mod back;
 #[path = "support/stage.rs"]
 mod stage;
 
@@ -45,12 +47,14 @@ async fn stage_with(guests: Vec<GuestSpec>) -> Stage {
 
 /// Has the target guest boot in some way from now on.
 fn boots(stage: &Stage, vmid: u32, boot: Boot) {
+    boots_on(stage, "banana", vmid, boot);
+}
+
+fn boots_on(stage: &Stage, cluster: &str, vmid: u32, boot: Boot) {
     let mut world = stage.simulation.world();
-    let banana = world
-        .clusters
-        .iter_mut()
-        .find(|known| known.alias == "banana");
-    banana.unwrap().boots.insert(vmid, boot);
+    let mut clusters = world.clusters.iter_mut();
+    let cluster = clusters.find(|known| known.alias == cluster);
+    cluster.unwrap().boots.insert(vmid, boot);
 }
 
 /// A guest whose start fails.

@@ -13,6 +13,8 @@ mod not_run;
 mod pools;
 #[path = "move_lab/relief.rs"]
 mod relief;
+#[path = "move_lab/returns.rs"]
+mod returns;
 #[path = "support/sites.rs"]
 mod sites;
 #[path = "support/stage.rs"]

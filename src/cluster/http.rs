@@ -9,7 +9,7 @@
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, HeaderValue};
@@ -70,6 +70,10 @@ pub(super) struct Pace {
     pub(super) patience: Duration,
     /// How long a lock held by somebody else is waited for.
     pub(super) lock: Duration,
+    /// For how long after it was wanted a change may still be sent, by the clock on the wall: a machine may sleep while it
+    /// tries to reach a server, and whoever wanted the change does not know what has happened meanwhile. Longer than all
+    /// attempts take, shorter than a claim lives without a sign (`plan/claim.rs`).
+    pub(super) late: Duration,
 }
 
 impl Default for Pace {
@@ -82,6 +86,7 @@ impl Default for Pace {
             poll: Duration::from_millis(500),
             patience: Duration::from_secs(10 * 60),
             lock: Duration::from_secs(2 * 60),
+            late: Duration::from_secs(4 * 60),
         }
     }
 }
@@ -360,8 +365,10 @@ impl HttpApi {
         // Nodes that did not answer one after the other.
         let mut mute = 0;
         let mut earlier = None;
+        let wanted = SystemTime::now();
         loop {
             let node = self.places.asked();
+            let mut unsent = None;
             let pause = match self.exchange(request, session).await {
                 Ok(answer) if several && answer.is_proxy_failure() => match proxy.next() {
                     Some(pause) => pause,
@@ -400,7 +407,10 @@ impl HttpApi {
                         Sent::Nothing | Sent::Perhaps | Sent::Hopeless => None,
                     };
                     match pause.flatten() {
-                        Some(pause) => pause,
+                        Some(pause) => {
+                            unsent = Some(failure.error);
+                            pause
+                        }
                         None => return Err(failure.error),
                     }
                 }
@@ -411,6 +421,13 @@ impl HttpApi {
                 request.shown()
             );
             tokio::time::sleep(*pause).await;
+            // A clock that was set back tells nothing.
+            let late = wanted.elapsed().is_ok_and(|age| age >= self.pace.late);
+            if let (true, Verb::Post | Verb::Put | Verb::Delete, Some(error)) =
+                (late, request.verb, unsent)
+            {
+                return Err(error);
+            }
         }
     }
 

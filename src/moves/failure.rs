@@ -39,10 +39,22 @@ pub(super) fn failure(stopped: &Stopped, plan: &GuestPlan, was_running: bool) ->
             "wait for it (proxmove status {target} shows its signs), or run the same command with --take-over if nobody works \
              on it any more"
         ),
+        MoveError::TakenOver { .. } if stopped.rung == Rung::Done => {
+            "nothing: whoever took it over has finished it".to_owned()
+        }
+        MoveError::TakenOver { .. } if stopped.rung == Rung::Untouched => {
+            "ask whoever has given it up, or run the same command again to start over".to_owned()
+        }
         MoveError::TakenOver { .. } => {
             format!("leave it to them; proxmove status {target} shows how far it is")
         }
         MoveError::NoWayBack { remedy, .. } => remedy.clone(),
+        // Nothing of a former self is ever removed, so there is nothing to give up either.
+        MoveError::Returned { .. } if plan.back.is_some() => format!(
+            "find out why, correct {name} or {name}{CREATING} ({}), and run `proxmove back {source} {name}` again, which carries \
+             only what differs; until then {name}{CREATING} stays with its volumes",
+            plan.target.vmid
+        ),
         MoveError::Returned { .. } => format!(
             "find out why, correct {name} or {name}{CREATING} ({}), and run the same command again, which carries only what \
              differs; or `proxmove abort {source} {target} {name}` to remove what was copied",

@@ -2,10 +2,11 @@
 //!
 //! The loop has no memory that matters: started later, on another machine, it continues. It never talks to a shell
 //! (volumes are the engine's business, and a node's file is that of `host/node_file.rs`) and decides nothing itself
-//! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`, finding
-//! interrupted moves; `claim.rs`, two operators at once; `abort.rs`, giving a move up; `back.rs`, finding a guest's former
-//! self; `meanwhile.rs`, what others change; `boot.rs`, whether the guest comes up, and `returning.rs`, going back when it does not; `batch.rs`, several
-//! guests; `status.rs`, all moves there are; `cleanup.rs`, what they left behind.
+//! (`plan` does). Read next: `perform.rs`, the steps; `precopy.rs`, the rounds while the guest runs; `resume.rs`,
+//! finding interrupted moves; `claim.rs` and `lost.rs`, two operators at once; `meanwhile.rs`, what others change;
+//! `abort.rs`, giving a move up; `back.rs`, finding a guest's former self; `boot.rs`, whether the guest comes up, and
+//! `returning.rs`, going back when it does not; `batch.rs`, several guests; `status.rs`, all moves there are;
+//! `cleanup.rs`, what they left behind.
 
 pub mod abort;
 pub mod again;
@@ -19,6 +20,7 @@ mod failure;
 mod ha;
 pub mod hosts;
 pub mod interrupt;
+mod lost;
 mod meanwhile;
 mod observe;
 mod perform;
@@ -91,6 +93,8 @@ pub struct GuestMove {
     from_ha: Arc<AtomicBool>,
     /// Whether somebody else was seen to have taken it over.
     lost: Arc<watch::Sender<bool>>,
+    /// Whether this run has held it.
+    hold: Arc<lost::Hold>,
 }
 
 /// What stopped a move. Display is a lowercase fragment without its source.
@@ -317,6 +321,7 @@ impl Mover {
 
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
+        let error = self.or_lost(job, error).await;
         // The failed call may have had its effect; what the clusters show now is what counts.
         match self.look(job, Volumes::WhereTheyMatter).await {
             Ok(facts) => {
@@ -496,6 +501,7 @@ impl GuestMove {
             returning: Arc::default(),
             from_ha: Arc::default(),
             lost: Arc::new(watch::channel(false).0),
+            hold: Arc::default(),
         }
     }
 
@@ -510,6 +516,7 @@ impl GuestMove {
             returning: Arc::clone(&self.returning),
             from_ha: Arc::clone(&self.from_ha),
             lost: Arc::clone(&self.lost),
+            hold: Arc::clone(&self.hold),
         }
     }
 

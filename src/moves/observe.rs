@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::{GuestMove, MoveError, Mover, claim};
+use super::{GuestMove, MoveError, Mover};
 use crate::cluster::{Api, ApiError};
 use crate::plan::mark::{Mark, NameMark, noted_move};
 use crate::plan::state::{Data, Facts, Seen};
@@ -25,14 +25,14 @@ pub(super) enum Volumes {
     Always,
 }
 
+/// The source, and the target with the mark of this move; `None` for one that is not there.
+pub(super) type Guests = (Option<GuestDetail>, Option<GuestDetail>);
+
 impl Mover {
     /// Looks at both guests and at the volumes, and makes sure that the move is still ours.
     pub(super) async fn observe(&self, job: &GuestMove) -> Result<Facts, MoveError> {
         let changing = self.changing(job).await?;
-        let (source, target) = self.guests(job).await?;
-        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-            return Err(error);
-        }
+        let (source, target) = self.guests_of_ours(job).await?;
         self.facts(job, source, target, changing, Volumes::WhereTheyMatter)
             .await
     }
@@ -60,10 +60,7 @@ impl Mover {
     }
 
     /// Looks at both guests.
-    pub(super) async fn guests(
-        &self,
-        job: &GuestMove,
-    ) -> Result<(Option<GuestDetail>, Option<GuestDetail>), MoveError> {
+    pub(super) async fn guests(&self, job: &GuestMove) -> Result<Guests, MoveError> {
         let plan = &job.plan;
         let (source, target) = tokio::join!(
             seen(self.source.as_ref(), &plan.source),
@@ -83,11 +80,10 @@ impl Mover {
         source: Option<&GuestDetail>,
         target: Option<&GuestDetail>,
     ) -> Option<MoveError> {
-        let taken = target
-            .and_then(|target| Mark::parse(target.description()))
-            .and_then(|mark| claim::taken_by(&mark, &self.claimant));
-        if let Some(by) = taken {
-            return Some(job.taken_over(&by));
+        let mark = target.and_then(|target| Mark::parse(target.description()));
+        let taken = mark.and_then(|mark| self.taken_over(job, &mark));
+        if taken.is_some() {
+            return taken;
         }
         let source = source.filter(|_| target.is_some())?;
         if NameMark::split(source.name()).1 == NameMark::Plain {

@@ -301,6 +301,8 @@ impl Mover {
 
     async fn tidy(&self, job: &GuestMove) -> Result<(), MoveError> {
         let plan = &job.plan;
+        // Whatever somebody else has finished or given up is not tidied a second time: its files may be those of a newer move.
+        self.guests_of_ours(job).await?;
         let finishing = |mark: &Mark| Mark {
             finishing: true,
             ..mark.clone()
@@ -322,10 +324,7 @@ impl Mover {
         set.insert("onboot".to_owned(), u8::from(job.mark.onboot).to_string());
         let mut delete = Vec::new();
         // Bound to what was read while the move is still ours: whoever takes it over now keeps its mark.
-        let (source, target) = self.guests(job).await?;
-        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-            return Err(error);
-        }
+        let (source, target) = self.guests_of_ours(job).await?;
         let present = target.as_ref().map_or("", |target| target.description());
         // Notes that were written while the move was under way go with it.
         let newest = source.map_or_else(
@@ -344,9 +343,13 @@ impl Mover {
             delete,
             digest,
         };
+        job.hold.set_ended(true);
         match self.target.configure(&plan.target, &change).await {
             // The next look tells what was changed meanwhile; this step is taken again if it is still to be taken.
-            Err(error) if is_late(&error) => Ok(()),
+            Err(error) if is_late(&error) => {
+                job.hold.set_ended(false);
+                Ok(())
+            }
             other => other.map_err(job.api(Step::Tidy)),
         }
     }

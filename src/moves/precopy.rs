@@ -140,7 +140,7 @@ impl Mover {
         let may_relay = request.route.is_none();
         // Rounds follow one another for hours where somebody waits with the stop: a machine may have slept meanwhile, and
         // a pass of whoever was taken over from would undo the proof of the newer one (tests/crash_model.rs).
-        self.still_ours(job).await?;
+        self.guests_of_ours(job).await?;
         self.engine
             .begin(&job.pairs, pass)
             .await

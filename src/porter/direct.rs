@@ -80,7 +80,7 @@ pub(crate) fn through(
     let words = Arc::new(Mutex::new(VecDeque::new()));
     let listening = listen(errors, Arc::clone(&words));
     let sent = work(input, output);
-    let exit = settle(&mut child);
+    let (exit, code) = settle(&mut child);
     // Its other end is closed now that ssh is gone.
     let _ = listening.join();
     match sent {
@@ -89,6 +89,9 @@ pub(crate) fn through(
                 .lock()
                 .map(|words| Vec::from_iter(words.iter().cloned()));
             let words = words.unwrap_or_default().join("; ");
+            if let Some(126 | 127) = code {
+                return Err(PorterError::Missing(words));
+            }
             Err(PorterError::Direct(if words.is_empty() {
                 format!("ssh {exit}")
             } else {
@@ -167,12 +170,12 @@ fn private_directory(places: &Places) -> Result<tempfile::TempDir, PorterError> 
         .map_err(PorterError::file("create a directory in", parent))
 }
 
-/// Waits for ssh to end after its streams were closed, and returns its own account of it.
-fn settle(child: &mut Child) -> String {
+/// Waits for ssh to end after its streams were closed, and returns its own account of it, and its exit code.
+fn settle(child: &mut Child) -> (String, Option<i32>) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match child.try_wait() {
-            Ok(Some(status)) => return format!("ended with {status}"),
+            Ok(Some(status)) => return (format!("ended with {status}"), status.code()),
             Ok(None) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -180,7 +183,7 @@ fn settle(child: &mut Child) -> String {
                 // It is ours, and it has nothing left to do.
                 let _ = child.kill();
                 let _ = child.wait();
-                return String::from("did not end by itself");
+                return (String::from("did not end by itself"), None);
             }
         }
     }

@@ -63,7 +63,9 @@ pub(crate) enum PorterError {
     #[error("{0}")]
     Unsupported(String),
     /// Another pass works on the same target.
-    #[error("an earlier pass still works on {path}; it ends by itself within {patience} seconds")]
+    #[error(
+        "an earlier pass still works on {path}; one that was left alone ends by itself within {patience} seconds"
+    )]
     Busy {
         /// The manifest.
         path: String,
@@ -92,6 +94,9 @@ pub(crate) enum PorterError {
     /// The direct connection never worked.
     #[error("ssh to the target host: {0}")]
     Direct(String),
+    /// The target host's shell did not find the porter there.
+    #[error("the porter is not there any more: {0}")]
+    Missing(String),
     /// The other side reported an error.
     #[error("{}", .0.text)]
     Peer(Report),
@@ -132,6 +137,7 @@ impl PorterError {
             PorterError::Gone => "gone",
             PorterError::NoAnswer => "no-answer",
             PorterError::Direct(_) => "direct",
+            PorterError::Missing(_) => "missing",
             PorterError::Peer(report) => &report.kind,
         }
     }
@@ -166,6 +172,7 @@ impl PorterError {
             | PorterError::Gone
             | PorterError::NoAnswer
             | PorterError::Direct(_)
+            | PorterError::Missing(_)
             | PorterError::Peer(_) => (None, None),
         };
         Report {

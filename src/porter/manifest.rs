@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chunk::{CHUNK, Fingerprint};
 use super::error::PorterError;
+use super::evict;
 use super::receive::SILENCE;
 use super::wire::Layout;
 
@@ -26,6 +27,8 @@ const MAGIC: &[u8; 8] = b"pxmvman1";
 const BATCH: u64 = 2048;
 /// How long to wait for an earlier pass to notice that its operator is gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// How long one that has noticed takes to end; after that it is somebody's who was taken over from.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What the manifest says about the file it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -371,7 +374,12 @@ fn boot_id() -> String {
 
 fn lock(file: &File, path: &Path, patience: Duration) -> Result<(), PorterError> {
     let started = Instant::now();
+    let mut evicted = false;
     loop {
+        if !evicted && started.elapsed() >= GRACE {
+            evicted = true;
+            evict::others(path);
+        }
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < patience => {

@@ -18,8 +18,8 @@
 //!
 //! Read next: `chunk.rs`, `pages.rs` and `wire.rs` (the values), `send.rs`, `peer.rs`, `question.rs`, `receive.rs`,
 //! `have.rs`, `answer.rs`, `write.rs` and `prove.rs` (a pass), `content.rs`, `target.rs`, `device.rs` and `qcow2.rs`
-//! (volumes), `manifest.rs` and `seal.rs` (memory), `pour.rs` and `catch.rs` (the stream of a command), `direct.rs`
-//! (connecting host to host).
+//! (volumes), `manifest.rs` and `seal.rs` (memory), `evict.rs` (a receiver that is not wanted any more), `pour.rs` and
+//! `catch.rs` (the stream of a command), `direct.rs` (connecting host to host).
 
 mod answer;
 mod catch;
@@ -28,6 +28,7 @@ mod content;
 mod device;
 mod direct;
 mod error;
+mod evict;
 mod have;
 mod manifest;
 mod pace;
@@ -98,6 +99,7 @@ pub fn run(arguments: &[String]) -> i32 {
                 | PorterError::Gone
                 | PorterError::NoAnswer
                 | PorterError::Direct(_)
+                | PorterError::Missing(_)
                 | PorterError::Peer(_) => 1,
             }
         }

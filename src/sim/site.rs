@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::Simulation;
 use super::guest::Ledger;
 use super::players::{Play, Players, ledger_file};
+use super::world::Boot;
 use super::world::machine::GuestMachine;
 use super::world::scenario::Scenario;
 
@@ -56,6 +57,13 @@ enum Order {
         rate: u64,
         /// The ledger to go on from: that of the guest it was moved from.
         ledger: Option<PathBuf>,
+    },
+    /// Has a guest hang whenever it is started from now on: it writes at that rate, and its agent never answers. Without a
+    /// rate it boots as it should.
+    Hang {
+        vmid: u32,
+        /// Bytes per second.
+        rate: Option<u64>,
     },
     /// Tells how a guest is.
     Guest { vmid: u32 },
@@ -138,6 +146,17 @@ impl Site {
     fn carry_out(&self, order: Order) -> Result<Value, String> {
         match order {
             Order::Write { vmid, rate, ledger } => self.write(vmid, rate, ledger),
+            Order::Hang { vmid, rate } => {
+                let mut world = self.simulation.world();
+                let cluster = world.clusters.first_mut().ok_or("there is no cluster")?;
+                let boot = rate.map(|write_rate| Boot {
+                    mute: true,
+                    write_rate,
+                    ..Boot::default()
+                });
+                cluster.boots.insert(vmid, boot.unwrap_or_default());
+                Ok(json!({"hangs": rate.is_some()}))
+            }
             Order::Guest { vmid } => self.describe(vmid),
             Order::Running => {
                 let world = self.simulation.world();

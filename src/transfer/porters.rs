@@ -42,8 +42,9 @@ impl Porters {
         for end in [&pair.source, &pair.target] {
             self.uploads.enter(end, &pair.name).await;
         }
-        // Somebody who tidied the same host may have taken the porter away; then it is put back, once.
-        for _ in 0..2 {
+        // Somebody who tidied the same hosts may have taken the porters away; then each is put back, once. On the direct
+        // route that of the target is missed only when that of the source is there again.
+        for _ in 0..3 {
             let carried = self.carry_once(pair, operation, send, receive, tell);
             if let Some(finished) = carried.await? {
                 return Ok(finished);
@@ -147,14 +148,19 @@ impl Porters {
                 missing = true;
             }
         }
-        if missing {
-            return Ok(None);
-        }
         let errors: Vec<_> = carried
             .told
             .iter()
             .flat_map(|told| told.errors.clone())
             .collect();
+        // On the direct route the source host's ssh finds that.
+        if errors.iter().any(|(_, report)| report.kind == "missing") {
+            self.uploads.forget(&pair.target).await;
+            missing = true;
+        }
+        if missing {
+            return Ok(None);
+        }
         // A connection that broke explains why both porters found themselves alone.
         let told = most_telling(&errors).filter(|(_, report)| report.kind != "gone");
         if let Some((side, report)) = told {

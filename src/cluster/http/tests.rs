@@ -1,5 +1,6 @@
 //! The client against a scripted server on the loopback: real TLS, real HTTP, real broken connections.
 
+mod late;
 mod migrate;
 mod server;
 
@@ -30,6 +31,7 @@ fn quick() -> Pace {
         poll: Duration::from_millis(5),
         patience: Duration::from_millis(400),
         lock: Duration::from_millis(200),
+        late: Duration::from_secs(60),
     }
 }
 

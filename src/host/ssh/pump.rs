@@ -23,8 +23,11 @@ use crate::host::{CHUNK, Exit, QUEUE, ShellError, Stream};
 /// After how much silence the host is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// After how much silence, with three questions unanswered, the connection is lost.
+/// After how much silence the connection is lost, when [`QUESTIONS`] were unanswered.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// How many questions must be unanswered. A machine that slept has heard nothing for long, and it is not the host's fault.
+const QUESTIONS: u32 = 3;
 
 /// How many bytes a host may send before it hears from us: 80 MB/s at 50 ms round trip, and several connections carry
 /// more. The library queues at most this much when its reader is slow; sshd does, too, and gets slow with more.
@@ -68,6 +71,8 @@ pub(super) struct Wire {
     heard: Instant,
     /// When the last keepalive was sent.
     asked: Instant,
+    /// How many were sent since something moved.
+    questions: u32,
 }
 
 impl Wire {
@@ -83,7 +88,14 @@ impl Wire {
             socket: UnixStream::from_std(socket.into())?,
             heard: now,
             asked: now,
+            questions: 0,
         })
+    }
+
+    /// Takes note that something moved.
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.questions = 0;
     }
 
     /// Opens a channel for one command.
@@ -97,7 +109,7 @@ impl Wire {
         &mut self,
         mut call: impl FnMut(&Session) -> Result<T, ssh2::Error>,
     ) -> Result<T, String> {
-        self.heard = Instant::now();
+        self.hear();
         loop {
             match call(&self.session) {
                 Ok(value) => return Ok(value),
@@ -142,13 +154,13 @@ impl Wire {
             (false, true) => (Interest::WRITABLE, PollFlags::OUT),
             (false, false) => {
                 // Both of our queues are full: the silence is ours, and whoever waits beside this call ends it.
-                self.heard = Instant::now();
+                self.hear();
                 return std::future::pending().await;
             }
         };
         let seen = self.look(flags);
         if !seen.is_empty() {
-            self.heard = Instant::now();
+            self.hear();
             tokio::task::yield_now().await;
             return Ok(());
         }
@@ -163,7 +175,7 @@ impl Wire {
                     });
                     flags |= PollFlags::IN;
                     if !self.look(flags).is_empty() {
-                        self.heard = Instant::now();
+                        self.hear();
                         return Ok(());
                     }
                 }
@@ -175,10 +187,11 @@ impl Wire {
     /// Asks a silent host for a sign of life, or gives it up.
     fn ask(&mut self) -> Result<(), String> {
         let silence = self.heard.elapsed();
-        if silence >= SILENCE {
+        if silence >= SILENCE && self.questions >= QUESTIONS {
             return Err(format!("no sign of life for {} s", silence.as_secs()));
         }
         self.asked = Instant::now();
+        self.questions += 1;
         if self.look(PollFlags::OUT).contains(PollFlags::OUT)
             && let Err(error) = self.session.keepalive_send()
         {
@@ -410,7 +423,7 @@ async fn turns(
     exit: &mut oneshot::Sender<Result<Exit, ShellError>>,
 ) -> Result<End, String> {
     let mut buffer = vec![0; CHUNK];
-    wire.heard = Instant::now();
+    wire.hear();
     loop {
         if exit.is_closed() && outlets.iter().all(Outlet::is_deaf) {
             return Ok(End::Abandoned);
@@ -436,7 +449,7 @@ async fn turns(
             moved |= channel.eof();
         }
         if moved {
-            wire.heard = Instant::now();
+            wire.hear();
             tokio::task::yield_now().await;
             continue;
         }
