@@ -208,19 +208,23 @@ async fn an_abort_of_a_way_back_gives_the_guest_back_to_ha_where_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_source_that_is_to_stay_stopped_stays_out_of_ha() {
-    let stage = stage_with_ha().await;
-    attaching_fails(&stage);
-    go(&stage, &["--ha", "suspend"]).expect(6);
-    stage.simulation.faults().clear();
-    let words = ["abort", "--json", "--skip-start", "apple", "banana", "web1"];
-    let ended = run(&stage, &words).expect(0);
-    assert!(
-        left(&ended).contains("ha-manager set vm:565 --state started"),
-        "{}",
-        left(&ended)
-    );
-    std::thread::sleep(ROUNDS);
-    assert!(!runs(&stage, "apple", 565));
+    // Before the drives are attached, and when they are.
+    for nth in [2, 3] {
+        let stage = stage_with_ha().await;
+        fails(&stage, "banana", ("PUT", CONFIG), nth);
+        go(&stage, &["--ha", "suspend"]).expect(6);
+        stage.simulation.faults().clear();
+        let words = ["abort", "--json", "--skip-start", "apple", "banana", "web1"];
+        let ended = run(&stage, &words).expect(0);
+        assert!(
+            left(&ended).contains("ha-manager set vm:565 --state started"),
+            "{}",
+            left(&ended)
+        );
+        assert_eq!(names(&stage, "banana"), [] as [String; 0]);
+        std::thread::sleep(ROUNDS);
+        assert!(!runs(&stage, "apple", 565));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -386,19 +386,22 @@ impl Mover {
             .prepare(&job.pairs)
             .await
             .map_err(|source| job.transfer(StepBack::Discard, source))?;
+        let mut foreign = false;
         for pair in &job.pairs {
             // Whoever takes the move over now may be about to rely on this copy (tests/crash_model.rs).
             self.still_ours(job).await?;
             match self.engine.discard(pair).await {
                 Ok(()) => {}
                 Err(TransferError::Foreign { address, path }) => {
+                    foreign = true;
                     walk.left
                         .push(format!("{path} on {address}: not known to be ours"));
                 }
                 Err(source) => return Err(job.transfer(StepBack::Discard, source)),
             }
         }
-        if !walk.left.is_empty() {
+        // What else is left, such as HA that ignores the source, is no volume.
+        if foreign {
             self.nothing_foreign_is_attached(job).await?;
         }
         walk.before.discarded = true;
