@@ -315,13 +315,15 @@ impl Mover {
         };
         match result {
             Ok(summary) => Ok(summary),
-            Err(error) => Err(self.stopped(job, error, rung).await),
+            Err(error) => {
+                let error = self.or_lost(job, error).await;
+                Err(self.stopped(job, error, rung).await)
+            }
         }
     }
 
     /// Looks where a move stands that stopped, and leaves the claim.
     async fn stopped(&self, job: &GuestMove, error: MoveError, mut rung: Rung) -> Stopped {
-        let error = self.or_lost(job, error).await;
         // The failed call may have had its effect; what the clusters show now is what counts.
         match self.look(job, Volumes::WhereTheyMatter).await {
             Ok(facts) => {
