@@ -1,8 +1,6 @@
 //! `proxmove cleanup` by the real program: what is listed, what goes, and what stays.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-#[path = "support/faults.rs"]
-mod faults;
 #[path = "support/stage.rs"]
 mod stage;
 
@@ -192,7 +190,7 @@ async fn moves_that_nobody_works_on_go_when_that_is_asked_for() {
     };
     copies("vm0").kill();
     let start = ("POST", "/nodes/*/qemu/*/status/start");
-    faults::fails(&stage, "banana", start, 1);
+    stage::faults::fails(&stage, "banana", start, 1);
     run(&stage, &to_banana(&[], &["vm1"])).expect(6);
     stage.simulation.faults().clear();
     let running = copies("vm2");

@@ -19,14 +19,14 @@ impl Mover {
             (false, Power::Running) => Some("it was started".to_owned()),
             _ => None,
         };
-        unchanged(job, &source, power)
+        changed(job, &source, power).map_or(Ok(()), Err)
     }
 
     /// Fails when the configuration of the source or its snapshots are others than those that were planned: the target
     /// would miss what is new.
     pub(super) async fn same_source(&self, job: &GuestMove) -> Result<(), MoveError> {
         let source = self.look_at_source(job).await?;
-        unchanged(job, &source, None)
+        changed(job, &source, None).map_or(Ok(()), Err)
     }
 
     async fn look_at_source(&self, job: &GuestMove) -> Result<GuestDetail, MoveError> {
@@ -62,11 +62,8 @@ impl Mover {
     }
 }
 
-fn unchanged(
-    job: &GuestMove,
-    source: &GuestDetail,
-    power: Option<String>,
-) -> Result<(), MoveError> {
+/// Returns what keeps a plan from being carried out that the source does not fit any more.
+fn changed(job: &GuestMove, source: &GuestDetail, power: Option<String>) -> Option<MoveError> {
     let plan = &job.plan;
     let changed = [
         power,
@@ -74,11 +71,8 @@ fn unchanged(
         plan.snapshots.changed(source),
     ];
     let told: Vec<String> = changed.into_iter().flatten().collect();
-    match told.is_empty() {
-        true => Ok(()),
-        false => Err(MoveError::SourceChanged {
-            guest: plan.name.clone(),
-            how: told.join(", "),
-        }),
-    }
+    (!told.is_empty()).then(|| MoveError::SourceChanged {
+        guest: plan.name.clone(),
+        how: told.join(", "),
+    })
 }

@@ -1,5 +1,4 @@
 //! What goes wrong at a call, and who comes in between.
-#![allow(dead_code, unreachable_pub)]
 
 use std::sync::Arc;
 
