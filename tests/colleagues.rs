@@ -74,9 +74,7 @@ fn grow(stage: &Stage, vmid: u32, key: &str, size: u64) {
 
 /// Begins to move guests, so slowly that there is time to change them.
 fn slowly(stage: &Stage, guests: &[&str]) -> Running {
-    let words = ["--json", "--yes", "--bwlimit", "60"];
-    let place = ["apple", "banana", "node2", "local-ssd"];
-    let running = launch(stage, &[&words[..], &place, guests].concat(), &[]);
+    let running = launch(stage, &stage::to_banana(&["--bwlimit", "60"], guests), &[]);
     copying(stage);
     running
 }
@@ -231,15 +229,7 @@ async fn a_guest_that_changes_all_the_time_is_not_stopped() {
             FaultKind::Before(Arc::new(move || (grows.lock().unwrap())())),
         )
     });
-    let words = [
-        "--json",
-        "--yes",
-        "apple",
-        "banana",
-        "node2",
-        "local-ssd",
-        "vm0",
-    ];
+    let words = stage::to_banana(&[], &["vm0"]);
     let ended = run(&stage, &words).expect(5);
     let failed = &ended.told("move-failed")[0];
     let state = failed["state"].as_str().unwrap();
@@ -297,4 +287,38 @@ async fn what_forbids_a_move_also_forbids_going_on_with_it() {
     assert_eq!(config(&stage, "banana", target)["cores"], "4");
     assert_eq!(differing(&stage, 600, target), BTreeMap::new());
     nothing_left(&stage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drive_that_was_copied_and_is_gone_is_refused_with_what_to_do_about_its_copy() {
+    let mut spec = writing(0, 16 * MIB);
+    spec.disks.push(disk("scsi1", "raw", 4 * MIB));
+    let stage = stage::start(clusters(vec![spec]), |_| {}).await;
+    let slow = ["--max-downtime", "1ms"];
+    run(&stage, &stage::to_banana(&slow, &["vm0"])).expect(5);
+    change(&stage, 600, &[], &["scsi1"]).await;
+    let before = config(&stage, "apple", 600);
+    assert!(!before.contains_key("scsi1"));
+    let ended = run(&stage, &stage::to_banana(&[], &["vm0"])).expect(4);
+    let error = ended.told("move-failed")[0]["error"].to_string();
+    assert!(error.contains("[drive-gone]"), "{error}");
+    assert!(error.contains("proxmove abort apple banana vm0"), "{error}");
+    // Nobody knows any more on which host its copy is, but the cluster has it.
+    let abort = ["abort", "--json", "apple", "banana", "vm0"];
+    let ended = run(&stage, &abort).expect(5);
+    let next = ended.told("move-failed")[0]["next"].to_string();
+    let copy = "local-ssd:100/vm-100-disk-1.raw";
+    assert!(
+        next.contains(&format!("on node2: pvesm free {copy}")),
+        "{next}"
+    );
+    let mut world = stage.simulation.world();
+    let banana = &mut world.clusters[1];
+    let name = banana.parse_volume(copy).unwrap();
+    banana.free(&name, "node2").unwrap();
+    drop(world);
+    run(&stage, &abort).expect(0);
+    assert!(runs(&stage, "apple", 600));
+    assert_eq!(config(&stage, "apple", 600), before);
+    assert_eq!(stage.vmid("banana", "vm0--CREATING"), None);
 }

@@ -16,7 +16,9 @@ use crate::plan::abort::{Back, Before, Placeholder, StepBack, back};
 use crate::plan::aftermath::{SourceLeft, source_left};
 use crate::plan::mark::{CLONING, CREATING, MIGRATED, NameMark, without_retired_note};
 use crate::plan::state::{Data, Facts, Rung, derive};
+use crate::pve::drive::DriveKey;
 use crate::pve::guest::Power;
+use crate::pve::id::Volid;
 use crate::report::Event;
 use crate::transfer::TransferError;
 
@@ -359,17 +361,7 @@ impl Mover {
             }
             // Whether there is anything that must be removed first.
             match self.target.volume(&place.node, volid).await {
-                Ok(volume) => {
-                    return Err(MoveError::NotRemoved {
-                        guest: job.plan.name.clone(),
-                        reason: format!(
-                            "the storage host of {drive} ({}) does not answer, or is not known",
-                            volume.volid
-                        ),
-                        remedy: "when it answers (`proxmove check`), run the same command again"
-                            .to_owned(),
-                    });
-                }
+                Ok(_) => return Err(self.without_pair(job, *drive, volid).await?),
                 Err(ApiError::Unreachable { .. }) => {
                     let source = ApiError::Unreachable {
                         cluster: self.target.alias().clone(),
@@ -408,6 +400,42 @@ impl Mover {
         Ok(())
     }
 
+    /// Returns why a copy cannot be removed whose drive is not known any more, or whose storage host is not.
+    async fn without_pair(
+        &self,
+        job: &GuestMove,
+        drive: DriveKey,
+        volid: &Volid,
+    ) -> Result<MoveError, MoveError> {
+        let source = self.source.guest(&job.plan.source).await;
+        let source = source.map_err(job.api(StepBack::Discard))?;
+        let (drives, _) = source.config.drives();
+        let is_there = drives
+            .iter()
+            .any(|there| there.key == drive && there.volume().is_some());
+        let node = &job.plan.target.node;
+        let (reason, remedy) = match is_there {
+            true => (
+                format!("the storage host of {drive} ({volid}) does not answer, or is not known"),
+                "when it answers (`proxmove check`), run the same command again".to_owned(),
+            ),
+            false => (
+                format!(
+                    "the guest has no {drive} any more, and without it nobody knows the host of its copy {volid}"
+                ),
+                format!(
+                    "remove that copy by hand (on {node}: pvesm free {volid}), and run the same command again"
+                ),
+            ),
+        };
+        Ok(MoveError::NotRemoved {
+            guest: job.plan.name.clone(),
+            reason,
+            remedy,
+            passes: is_there,
+        })
+    }
+
     /// Refuses to remove a placeholder that has drives with volumes which are not ours: they would go with it.
     async fn nothing_foreign_is_attached(&self, job: &GuestMove) -> Result<(), MoveError> {
         let (_, target) = self.guests(job).await?;
@@ -428,6 +456,7 @@ impl Mover {
                 "{} of the placeholder hold volumes that are not known to be ours, and would be removed with it",
                 attached.join(", ")
             ),
+            passes: false,
             remedy: format!(
                 "the source is as it was; look at guest {} on {}, and delete it there if it is of no use",
                 job.plan.target.vmid, job.plan.target_cluster

@@ -135,7 +135,7 @@ impl Batch<'_> {
                 return End::good(name, "brought back");
             };
             // The hosts are found anew in each round: one that comes back is seen then.
-            let waits = matches!(stopped.error, MoveError::NotRemoved { .. })
+            let waits = matches!(stopped.error, MoveError::NotRemoved { passes: true, .. })
                 && since.elapsed() < wanted.patience
                 && !self.mover.interrupt.is_asked();
             if !waits {

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use super::failure::failure;
 use super::hosts::Hosts;
 use super::survey::{self, Derive, Sections};
-use super::{GuestMove, MoveError, Mover, Stopped, claim, resume};
+use super::{GuestMove, MoveError, Mover, claim, resume};
 use crate::cluster::Api;
 use crate::config::{Config, SshAddress};
 use crate::error::{ExitCode, Failure};
-use crate::plan::aftermath::describe;
 use crate::plan::claim::Claim;
 use crate::plan::decide::{Decision, decide, hosts_to_ask, storages_in_use};
 use crate::plan::facts::{Existing, ExistingMoves, TargetFacts};
@@ -358,49 +357,6 @@ impl Batch<'_> {
         End::good(&job.plan.name, "moved")
     }
 
-    /// Plans a guest again that is not any more what it was when it was planned, wherever its move is by now.
-    async fn plan_anew(
-        &self,
-        job: &GuestMove,
-        stopped: &Stopped,
-        request: &MoveRequest,
-    ) -> Result<GuestMove, End> {
-        let name = &job.plan.name;
-        self.mover.reporter.tell(&Event::Warning {
-            guest: Some(name.clone()),
-            text: format!("{}; it is planned anew", stopped.error),
-        });
-        let only = MoveRequest {
-            guests: vec![name.clone()],
-            ..request.clone()
-        };
-        let here = describe(&stopped.rung, &job.plan, job.mark.running);
-        let refused = match self.decide(&only).await {
-            Ok(decided) if decided.decision.refused() => refusal(&decided.decision),
-            Ok(decided) => {
-                let Decided {
-                    decision,
-                    existing,
-                    node_files,
-                } = decided;
-                let Some(plan) = decision.plans.into_iter().next() else {
-                    let text = format!("there is no plan for {name} any more");
-                    return Err(self.tell_failed(name, Failure::message(ExitCode::Bug, text)));
-                };
-                let login = node_files.get(&plan.target.node);
-                let login = login.and_then(|login| login.as_ref().ok());
-                let began = existing.get(name);
-                return self.job(plan, began, login, &only).await;
-            }
-            Err(failure) => failure,
-        };
-        // The move stands where it stopped, so it is that which is told, and why it does not go on.
-        let mut told = failure(stopped, &job.plan, job.mark.running);
-        told.error.extend(refused.error.into_iter().skip(1));
-        let next = format!("follow the remedies, then {}", here.next);
-        Err(self.tell_failed(name, told.next(next)))
-    }
-
     /// Puts together what is moved: the plan, the mark, and the volumes on their hosts.
     pub(super) async fn job(
         &self,
@@ -583,7 +539,7 @@ fn copies(plan: &GuestPlan) -> impl Iterator<Item = (DriveKey, Volid)> {
     })
 }
 
-fn refusal(decision: &Decision) -> Failure {
+pub(super) fn refusal(decision: &Decision) -> Failure {
     let refusals: Vec<_> = decision
         .all_verdicts()
         .filter(|verdict| verdict.severity == Severity::Refuse)

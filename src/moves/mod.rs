@@ -10,6 +10,7 @@
 
 pub mod abort;
 pub mod again;
+mod anew;
 pub mod back;
 pub mod batch;
 mod boot;
@@ -220,6 +221,8 @@ pub enum MoveError {
         reason: String,
         /// What to do about it.
         remedy: String,
+        /// Whether it may be otherwise in a while, without anybody doing anything here.
+        passes: bool,
     },
     /// It does not come up on the target.
     #[error("{guest} did not come up on its target: {reason}")]

@@ -118,9 +118,9 @@ async fn a_way_back_that_was_returned_may_be_given_up_and_the_former_self_stays(
     let kept = images(&stage, APPLE, 565);
     let ended = run(&stage, &["abort", "--json", "banana", "apple", "web1"]).expect(0);
     let left = ended.told("move-aborted")[0]["left"].to_string();
-    assert!(left.contains("the guest's former self"), "{left}");
+    assert!(left.contains("web1--MIGRATED on apple/565"), "{left}");
     assert!(runs(&stage, "banana", TARGET));
-    assert_eq!(names(&stage, "apple"), ["web1--CREATING"]);
+    assert_eq!(names(&stage, "apple"), ["web1--MIGRATED"]);
     assert!(
         kept == images(&stage, APPLE, 565),
         "its volumes are changed"
