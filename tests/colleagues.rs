@@ -273,7 +273,7 @@ async fn what_forbids_a_move_also_forbids_going_on_with_it() {
     );
     let next = failed["next"].as_str().unwrap();
     assert!(
-        next.starts_with("follow the remedies, then run the same command again"),
+        next.starts_with("mend that, then run the same command again"),
         "{next}"
     );
     let colleague = cluster::api_of(&stage.simulation, "root@pam", stage::SECRET);

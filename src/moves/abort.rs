@@ -13,7 +13,7 @@ use super::shelve::former_self;
 use super::{GuestMove, MoveError, Mover, Stopped};
 use crate::cluster::ApiError;
 use crate::plan::abort::{Back, Before, Placeholder, StepBack, back};
-use crate::plan::aftermath::{SourceLeft, source_left};
+use crate::plan::aftermath::source_left;
 use crate::plan::mark::{CLONING, CREATING, MIGRATED, NameMark, without_retired_note};
 use crate::plan::state::{Data, Facts, Rung, derive};
 use crate::pve::drive::DriveKey;
@@ -185,7 +185,7 @@ impl Mover {
     ) -> Result<Facts, MoveError> {
         let facts = self.look_at_all(job, walk).await?;
         let left = source_left(&derive(&facts), job.mark.running);
-        self.interrupt.set_down(left == SourceLeft::Down);
+        self.interrupt.set_down(left.may_be_down());
         Ok(facts)
     }
 

@@ -29,8 +29,11 @@ impl Batch<'_> {
             ..request.clone()
         };
         let here = describe(&stopped.rung, &job.plan, job.mark.running);
-        let refused = match self.decide(&only).await {
-            Ok(decided) if decided.decision.refused() => refusal(&decided.decision),
+        let why = match self.decide(&only).await {
+            // Without its first line, which says that nothing was changed.
+            Ok(decided) if decided.decision.refused() => {
+                refusal(&decided.decision).error.split_off(1)
+            }
             Ok(decided) => {
                 let Decided {
                     decision,
@@ -46,12 +49,12 @@ impl Batch<'_> {
                 let began = existing.get(name);
                 return self.job(plan, began, login, &only).await;
             }
-            Err(failure) => failure,
+            Err(failure) => failure.error,
         };
         // The move stands where it stopped, so it is that which is told, and why it does not go on.
         let mut told = failure(stopped, &job.plan, job.mark.running);
-        told.error.extend(refused.error.into_iter().skip(1));
-        let next = format!("follow the remedies, then {}", here.next);
+        told.error.extend(why);
+        let next = format!("mend that, then {}", here.next);
         Err(self.tell_failed(name, told.next(next)))
     }
 }

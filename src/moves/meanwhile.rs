@@ -1,7 +1,7 @@
 //! What others change at the source while a move of it is planned, waits for its turn, or copies.
 //!
-//! The source is looked at right before the placeholder is made and right before the stop; what has changed since it was
-//! planned is told, and `batch.rs` plans anew. Read next: `plan/source.rs`.
+//! The source is looked at right before the placeholder is made, before each round and right before the stop. What has
+//! changed since it was planned stops the run there, and `anew.rs` plans anew. Read next: `plan/source.rs`.
 
 use super::{GuestMove, MoveError, Mover};
 use crate::cluster::ConfigChange;

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Api, ApiError};
 use crate::host::node_file::{NodeFile, NodeFileError};
-use crate::plan::aftermath::{SourceLeft, source_left};
+use crate::plan::aftermath::source_left;
 use crate::plan::claim::Claimant;
 use crate::plan::mark::Mark;
 use crate::plan::state::{Data, Facts, Rung, derive};
@@ -404,7 +404,7 @@ impl Mover {
             }
             *at = rung.clone();
             let left = source_left(&rung, job.mark.running);
-            self.interrupt.set_down(left == SourceLeft::Down);
+            self.interrupt.set_down(left.may_be_down());
             if std::mem::take(&mut first) {
                 self.tell_started(job, &rung);
                 if !matches!(rung, Rung::Done | Rung::Contradiction(_)) {

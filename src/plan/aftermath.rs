@@ -19,6 +19,13 @@ pub enum SourceLeft {
     Unclear,
 }
 
+impl SourceLeft {
+    /// Says whether the guest may be down: what nobody can tell counts as that.
+    pub fn may_be_down(self) -> bool {
+        matches!(self, SourceLeft::Down | SourceLeft::Unclear)
+    }
+}
+
 /// Says how the guest is left when nothing more happens on this rung. `was_running` is its state before the move.
 pub fn source_left(rung: &Rung, was_running: bool) -> SourceLeft {
     match rung {

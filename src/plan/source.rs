@@ -4,7 +4,7 @@
 //! stops the guest. A move that did not notice would leave the target with what the guest was. What proxmove itself
 //! changes (name, onboot, notes) and what is not about the guest (digest, lock, place among its snapshots) does not count.
 //!
-//! Pure. Read next: `moves/meanwhile.rs`, which asks; `moves/batch.rs`, which plans anew.
+//! Pure. Read next: `moves/meanwhile.rs`, which asks; `moves/anew.rs`, which plans anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
