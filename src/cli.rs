@@ -139,6 +139,19 @@ pub struct Conduct {
     pub common: Common,
 }
 
+impl Conduct {
+    /// Returns how to go about moves that nobody is asked about: nobody's are taken over, and nobody is waited for.
+    pub fn unasked(common: Common) -> Conduct {
+        Conduct {
+            yes: true,
+            take_over: false,
+            fail_fast: false,
+            wait_for_locks: Duration::ZERO,
+            common,
+        }
+    }
+}
+
 /// A way back: what is known of it before its clusters are asked.
 #[derive(Clone, Debug)]
 pub struct BackCommand {

@@ -17,6 +17,7 @@ use crate::moves::interrupt::Interrupt;
 use crate::moves::status::status;
 use crate::plan::cleanup::is_abandoned;
 use crate::plan::status::MoveStatus;
+use crate::pve::id::ClusterAlias;
 use crate::report::choose;
 use crate::units::Bytes;
 
@@ -28,7 +29,7 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
         cluster(&config, alias)?;
     }
     let clusters = back::clusters(&config, common.verify_tls);
-    let chosen = match command.clusters.as_slice() {
+    let chosen: BTreeSet<ClusterAlias> = match command.clusters.as_slice() {
         [] => config.clusters.keys().cloned().collect(),
         named => named.iter().cloned().collect(),
     };
@@ -47,8 +48,14 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
         )
         .await;
         // What a silent cluster has to say of a move is not known.
-        let here = found.moves.into_iter().filter(is_abandoned);
-        abandoned.extend(here.filter(|_| found.unanswered.is_empty()));
+        if found.unanswered.is_empty() {
+            let here = |found: &MoveStatus| {
+                let mut chosen = chosen.iter();
+                chosen.any(|alias| alias.as_str() == found.target_cluster)
+            };
+            let moves = found.moves.into_iter();
+            abandoned.extend(moves.filter(|found| is_abandoned(found) && here(found)));
+        }
     }
     let place = |found: &MoveStatus| (found.target_cluster.clone(), found.target_vmid);
     let cleanup = Cleanup {
@@ -92,12 +99,6 @@ pub(super) async fn run(process: &Process, command: &CleanupCommand) -> Result<E
             .next("run it again with --yes to remove what is listed, or with -n to list only"));
         }
     }
-    abandoned.retain(|found| {
-        let chosen = cleanup.chosen.iter();
-        chosen
-            .into_iter()
-            .any(|alias| alias.as_str() == found.target_cluster)
-    });
     let mut failed = Vec::new();
     let mut interrupt = None;
     for one in &abandoned {
@@ -137,17 +138,11 @@ async fn give_up(
         target: alias(&found.target_cluster)?,
         guests: vec![found.guest.clone()],
     };
-    let conduct = Conduct {
-        yes: true,
-        take_over: false,
-        fail_fast: false,
-        wait_for_locks: Duration::ZERO,
-        // Standard output is for the list.
-        common: Common {
-            json: false,
-            ..common.clone()
-        },
-    };
+    // Standard output is for the list.
+    let conduct = Conduct::unasked(Common {
+        json: false,
+        ..common.clone()
+    });
     let clusters = (&which.source, &which.target);
     let wiring = Wiring::new(
         process,

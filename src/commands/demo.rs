@@ -50,13 +50,7 @@ pub(super) async fn run(process: &Process, common: &Common) -> Result<ExitCode, 
     let command = MoveCommand {
         request,
         dry_run: false,
-        conduct: Conduct {
-            yes: true,
-            take_over: false,
-            fail_fast: false,
-            wait_for_locks: std::time::Duration::ZERO,
-            common,
-        },
+        conduct: Conduct::unasked(common),
     };
     let clusters = (&command.request.source, &command.request.target);
     let mover = Wiring::new(

@@ -170,7 +170,7 @@ impl Mover {
     ) -> Option<MoveError> {
         let guest = job.plan.name.clone();
         if self.interrupt.is_asked() {
-            return Some(MoveError::Interrupted { guest, step });
+            return Some(job.interrupted(step));
         }
         self.reporter
             .tell(&Event::StepStarted { guest, step, text });
@@ -192,10 +192,7 @@ impl Mover {
     /// Looks at everything. Volumes whose hosts do not answer count as not judged: the service can be brought back
     /// without them, and nothing is removed that was not looked at.
     async fn look_at_all(&self, job: &GuestMove, walk: &mut Walk) -> Result<Facts, MoveError> {
-        let (source, target) = self.guests(job).await?;
-        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-            return Err(error);
-        }
+        let (_, target) = self.still_ours(job).await?;
         if target.is_some() && !std::mem::replace(&mut walk.prepared, true) {
             // Prepared hosts see more; those that cannot be prepared say so when they are looked at.
             if let Err(error) = self.engine.prepare(&job.pairs).await {
@@ -325,10 +322,7 @@ impl Mover {
 
     /// Starts the source, if the target still does not run and the move is still ours.
     async fn start_source(&self, job: &GuestMove) -> Result<(), MoveError> {
-        let (source, target) = self.guests(job).await?;
-        if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-            return Err(error);
-        }
+        let (source, target) = self.still_ours(job).await?;
         let target_rests = target.is_some_and(|target| target.power == Power::Stopped);
         let named = source.is_some_and(|source| source.name() == job.plan.name);
         if !(target_rests && named) {
@@ -341,15 +335,6 @@ impl Mover {
             .map_err(job.api(StepBack::StartSource))?;
         self.interrupt.set_down(false);
         Ok(())
-    }
-
-    /// Makes sure that nobody else has taken the move over.
-    pub(super) async fn still_ours(&self, job: &GuestMove) -> Result<(), MoveError> {
-        let (source, target) = self.guests(job).await?;
-        match self.not_ours(job, source.as_ref(), target.as_ref()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
     }
 
     /// Removes what was copied. A volume that cannot be reached keeps the placeholder, which is what names it.
@@ -409,10 +394,7 @@ impl Mover {
     ) -> Result<MoveError, MoveError> {
         let source = self.source.guest(&job.plan.source).await;
         let source = source.map_err(job.api(StepBack::Discard))?;
-        let (drives, _) = source.config.drives();
-        let is_there = drives
-            .iter()
-            .any(|there| there.key == drive && there.volume().is_some());
+        let is_there = source.config.has_volume(drive);
         let node = &job.plan.target.node;
         let (reason, remedy) = match is_there {
             true => (

@@ -75,10 +75,7 @@ impl Mover {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = self.interrupt.asked() => {
-                    return Err(MoveError::Interrupted {
-                        guest: name.clone(),
-                        step: STEP.to_owned(),
-                    });
+                    return Err(job.interrupted(STEP));
                 }
                 error = job.lost() => return Err(error),
             }

@@ -190,10 +190,7 @@ impl Mover {
     ) -> Result<(), MoveError> {
         let mut attempt = 1;
         loop {
-            let (source, target) = self.guests(job).await?;
-            if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-                return Err(error);
-            }
+            let (_, target) = self.still_ours(job).await?;
             let Some((detail, mark)) = target.and_then(|detail| {
                 let mark = Mark::parse(detail.description())?;
                 Some((detail, mark))

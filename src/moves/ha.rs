@@ -68,10 +68,7 @@ impl Mover {
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                () = self.interrupt.asked() => return Err(MoveError::Interrupted {
-                    guest: job.plan.name.clone(),
-                    step: SUSPEND.to_owned(),
-                }),
+                () = self.interrupt.asked() => return Err(job.interrupted(SUSPEND)),
             }
         }
         Ok(())

@@ -55,11 +55,19 @@ impl Mover {
         (gone && !job.hold.ended.load(Ordering::Relaxed)).then(|| job.taken_over(SOMEBODY))
     }
 
+    /// Looks at both guests, and makes sure that nobody else has taken the move over.
+    pub(super) async fn still_ours(&self, job: &GuestMove) -> Result<Guests, MoveError> {
+        let (source, target) = self.guests(job).await?;
+        match self.not_ours(job, source.as_ref(), target.as_ref()) {
+            Some(error) => Err(error),
+            None => Ok((source, target)),
+        }
+    }
+
     /// Looks at both guests, and makes sure that the move is still to be gone on with by this run.
     pub(super) async fn guests_of_ours(&self, job: &GuestMove) -> Result<Guests, MoveError> {
-        let (source, target) = self.guests(job).await?;
-        let lost = self.not_ours(job, source.as_ref(), target.as_ref());
-        match lost.or_else(|| self.ended_by_another(job, target.as_ref())) {
+        let (source, target) = self.still_ours(job).await?;
+        match self.ended_by_another(job, target.as_ref()) {
             Some(error) => Err(error),
             None => Ok((source, target)),
         }

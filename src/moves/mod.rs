@@ -593,7 +593,7 @@ impl GuestMove {
         }
     }
 
-    fn interrupted(&self, step: Step) -> MoveError {
+    fn interrupted(&self, step: impl ToString) -> MoveError {
         MoveError::Interrupted {
             guest: self.plan.name.clone(),
             step: step.to_string(),

@@ -42,10 +42,7 @@ impl Mover {
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                () = self.interrupt.asked() => return Err(MoveError::Interrupted {
-                    guest: plan.name.clone(),
-                    step: STEP.to_owned(),
-                }),
+                () = self.interrupt.asked() => return Err(job.interrupted(STEP)),
                 error = job.lost() => return Err(error),
             }
         }

@@ -18,10 +18,7 @@ impl Mover {
                 let ended = tokio::select! {
                     ended = api.follow(&upid, &|_| {}) => ended,
                     () = self.interrupt.asked() => {
-                        return Err(MoveError::Interrupted {
-                            guest: plan.name.clone(),
-                            step,
-                        });
+                        return Err(job.interrupted(step));
                     }
                 };
                 match ended {

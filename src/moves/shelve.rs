@@ -17,10 +17,7 @@ impl Mover {
         let step = StepBack::Shelve;
         let mut attempt = 1;
         loop {
-            let (source, target) = self.guests(job).await?;
-            if let Some(error) = self.not_ours(job, source.as_ref(), target.as_ref()) {
-                return Err(error);
-            }
+            let (source, target) = self.still_ours(job).await?;
             let named = source.is_some_and(|source| source.name() == job.plan.name);
             let former = target.filter(|former| {
                 let placeholder = NameMark::split(former.name()).1 == NameMark::Creating;

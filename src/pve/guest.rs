@@ -102,6 +102,13 @@ impl GuestConfig {
         self.0.get(key).map(String::as_str)
     }
 
+    /// Says whether a drive with a volume is in that slot.
+    pub fn has_volume(&self, slot: DriveKey) -> bool {
+        let (drives, _) = self.drives();
+        let mut here = drives.iter().filter(|drive| drive.key == slot);
+        here.any(|drive| drive.volume().is_some())
+    }
+
     /// Returns all drives in the order of their keys, and the drive-like keys whose value is not understood.
     pub fn drives(&self) -> (Vec<Drive>, Vec<(DriveKey, InvalidId)>) {
         let (mut drives, mut wrong) = (Vec::new(), Vec::new());

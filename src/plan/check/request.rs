@@ -409,12 +409,9 @@ pub fn drives_gone(
     let Some(mark) = began.map(|began| &began.mark) else {
         return Vec::new();
     };
-    let (drives, _) = source.drives();
     let gone = mark.volumes.iter().filter(|(key, _)| {
-        let mut there = drives.iter();
-        let there = there.any(|drive| drive.key == **key && drive.volume().is_some());
         // The former self keeps its own.
-        !there && mark.kept.as_ref().is_none_or(|kept| !kept.contains(key))
+        !source.has_volume(**key) && mark.kept.as_ref().is_none_or(|kept| !kept.contains(key))
     });
     let (from, to) = (&request.source, &request.target);
     let refuse = |(key, volid): (&DriveKey, &Volid)| {
